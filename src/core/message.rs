@@ -1,0 +1,136 @@
+//! A stored message: the request as it was accepted, and what was learnt about it since.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method};
+use jiff::Timestamp;
+
+/// Largest body that any store takes, in bytes. RabbitMQ 4 closes the channel above 16 MiB; the rest is room for
+/// what a dead letter adds.
+pub const MAX_BODY_BYTES: usize = 15 * 1024 * 1024;
+
+/// The identity of a message from the moment it is accepted to the moment it is settled.
+///
+/// Ours are `UUIDv7` text. A message that another client put on the queue keeps the id it came with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(Arc<str>);
+
+impl MessageId {
+    /// Takes any text as an id.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The id as it stands in headers, logs and properties.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How the request came in. Absent on a message that another client published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The request's method, unchanged.
+    pub method: Method,
+    /// The request's path, unchanged (still percent-encoded).
+    pub path: String,
+    /// The request's query without the `?`, unchanged.
+    pub query: Option<String>,
+    /// `<namespace>/<IngressRoute>/<rule>`.
+    pub route: String,
+}
+
+/// Where an answer is awaited (request-reply).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The reply queue of the ingress process that holds the caller's connection.
+    pub queue: String,
+    /// After this moment nobody waits any more.
+    pub deadline: Timestamp,
+}
+
+/// Why a message lies in a dead letter store. Written once, when it is put there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// The reason in `CamelCase`, for example `MaxRedeliveries`.
+    pub reason: String,
+    /// Attempts that were made, the last one included.
+    pub attempts: u32,
+    /// The last HTTP status, if the target answered at all.
+    pub last_status: Option<u16>,
+    /// The first attempt's start.
+    pub first_at: Option<Timestamp>,
+    /// The last attempt's end.
+    pub last_at: Option<Timestamp>,
+    /// The last error in words, at most 1 KiB.
+    pub last_error: Option<String>,
+    /// `<namespace>/<ForwardingProcessor>`.
+    pub processor: String,
+    /// The queue it came from.
+    pub source: String,
+}
+
+/// A message as a store keeps it.
+///
+/// `headers` never holds hop-by-hop headers, `Host`, `Content-Length`, `Content-Type`, `Content-Encoding`, nor
+/// any header of ours: the first three are not ours to keep, the next two have fields of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// See [`MessageId`].
+    pub id: MessageId,
+    /// Ties an answer to its request. `None` means: the same as `id`.
+    pub correlation_id: Option<String>,
+    /// When it was accepted.
+    pub timestamp: Option<Timestamp>,
+    /// `Content-Type`, unchanged.
+    pub content_type: Option<HeaderValue>,
+    /// `Content-Encoding`, unchanged.
+    pub content_encoding: Option<HeaderValue>,
+    /// How it came in over HTTP, if it did.
+    pub origin: Option<Origin>,
+    /// End-to-end headers with all their values, in the order of the request.
+    pub headers: HeaderMap,
+    /// The body's bytes, unchanged.
+    pub body: Bytes,
+    /// Present when a caller waits for the answer.
+    pub reply_to: Option<ReplyTo>,
+    /// Present in a dead letter store.
+    pub death: Option<Death>,
+}
+
+impl Message {
+    /// A message with a body and nothing else.
+    pub fn new(id: MessageId, body: impl Into<Bytes>) -> Self {
+        Self {
+            id,
+            correlation_id: None,
+            timestamp: None,
+            content_type: None,
+            content_encoding: None,
+            origin: None,
+            headers: HeaderMap::new(),
+            body: body.into(),
+            reply_to: None,
+            death: None,
+        }
+    }
+
+    /// The correlation identifier: its own, else the message id.
+    pub fn correlation_id(&self) -> &str {
+        self.correlation_id.as_deref().unwrap_or(self.id.as_str())
+    }
+
+    /// Bytes this message holds in memory: body, header names and values. Used for every bound on memory.
+    pub fn weight(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        self.body.len() + headers
+    }
+}

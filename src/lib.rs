@@ -1,0 +1,22 @@
+//! Stagepost: store-and-forward messaging for Kubernetes.
+//!
+//! An HTTP request is accepted, stored durably, answered at once, and delivered to its target later. This library
+//! is the whole program; `main` only parses and dispatches.
+//!
+//! Data flows downwards, and a test (`tests/architecture.rs`) holds the edges:
+//!
+//! ```text
+//!  cli ─► local ─► ingress ──────────► expression ─► core      HTTP -> store
+//!              ├─► forwarder ─► target ─► store ───► core      store -> target
+//!              └─► plan ─► api, core, expression               manifests -> plans
+//! ```
+//!
+//! `core` (the delivery rules, pure) and `api` (the three kinds, as users write them) are leaves that know nothing
+//! of each other; `plan` is the only place that knows both.
+
+pub mod core;
+pub mod expression;
+pub mod plan;
+pub mod shutdown;
+pub mod store;
+pub mod target;

@@ -1,0 +1,195 @@
+//! The port to durable queues, and what every store must keep.
+//!
+//! Inputs: messages to publish, tags to settle. Outputs: durable or not, deliveries. A store decides nothing about
+//! retries, order between keys or dead letters: it keeps messages, hands them out in order, and takes them back.
+//!
+//! The contract, which the suite in `tests/contract.rs` runs against each implementation:
+//!
+//! - [`MessageStore::publish`] answers `Ok` only when the message is durable in every queue it was routed to.
+//! - A consumer gets messages in the order in which they were stored; what is returned comes again at its old place.
+//! - A message leaves the queue only by [`Consumer::ack`]. A consumer that is dropped, or a process that dies,
+//!   returns what it had not acknowledged, marked `redelivered`.
+//! - A full queue refuses; nothing is ever discarded to make room.
+
+pub mod embedded;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::core::deactivation::Deactivation;
+use crate::core::message::Message;
+
+/// A future that a trait object returns.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One named place where messages wait: a queue, an exchange with queues behind it, or both.
+pub trait MessageStore: Send + Sync + fmt::Debug {
+    /// Stores a message. `routing_key` defaults to the store's own.
+    ///
+    /// Bounded in time by the store itself (its confirm time-out). Once called, the publish is carried through even
+    /// if the future is dropped: its outcome is then unknown to the caller, as after a lost connection.
+    fn publish<'a>(
+        &'a self,
+        message: Arc<Message>,
+        routing_key: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), PublishError>>;
+
+    /// What waits in the queue now.
+    fn depth(&self) -> BoxFuture<'_, Result<Depth, StoreError>>;
+
+    /// Attaches a consumer that is handed at most `prefetch` unsettled messages.
+    fn consume(&self, prefetch: u16) -> BoxFuture<'_, Result<Box<dyn Consumer>, StoreError>>;
+
+    /// The record that keeps a processor stopped. `processor` is `<namespace>.<name>`.
+    fn deactivation<'a>(&'a self, processor: &'a str) -> BoxFuture<'a, Result<Option<Deactivation>, StoreError>>;
+
+    /// Stores the record, durably, before anything else is told of it. A record that is already there stays.
+    fn deactivate<'a>(&'a self, processor: &'a str, record: &'a Deactivation) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Removes the record, if there is one.
+    fn reactivate<'a>(&'a self, processor: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Whether the broker can be reached; changes are seen by every receiver.
+    fn connection(&self) -> watch::Receiver<Connection>;
+
+    /// The queue's name, or the exchange's if there is no queue: for logs and dead letters.
+    fn name(&self) -> &str;
+}
+
+/// An attached consumer. One task owns it.
+///
+/// Dropping it returns everything that was not acknowledged.
+pub trait Consumer: Send {
+    /// The next message, in order. Waits while there is none or while `prefetch` messages are unsettled.
+    /// Cancel safe: a dropped future loses nothing.
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, StoreError>>;
+
+    /// Takes messages out of the queue for good. Does not wait: the store makes it durable within 10 ms, and a
+    /// crash before that delivers them once more. Tags of an earlier connection are refused and come again.
+    fn ack(&mut self, tags: &[Tag]) -> Result<(), StoreError>;
+
+    /// Stops taking, and returns everything that is unsettled to its old place, all together. Acknowledgements
+    /// given before are carried out first.
+    fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
+}
+
+/// Names a delivery within its consumer. Increasing in the order of delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(pub u64);
+
+/// A message in our hands, to be acknowledged or returned.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// What [`Consumer::ack`] needs.
+    pub tag: Tag,
+    /// The message.
+    pub message: Arc<Message>,
+    /// It had been handed out before and was not acknowledged.
+    pub redelivered: bool,
+}
+
+/// How much waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Messages ready to be delivered; those in a consumer's hands are not among them.
+    pub ready: u64,
+    /// Consumers attached.
+    pub consumers: u32,
+}
+
+/// The state of the connection to the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connection {
+    /// Publishing and consuming work.
+    Up,
+    /// Not now, because of this.
+    Down(StoreError),
+}
+
+/// Why a message was not stored. The caller must not be told that it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The broker is not connected; nothing was sent.
+    #[error("the broker is not connected: {0}")]
+    NotConnected(String),
+    /// The queue is full, or the disk is, or the broker raised an alarm; nothing was stored.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// No queue is bound for the routing key; nothing was stored.
+    #[error("unroutable: no queue is bound for routing key `{0}`")]
+    Unroutable(String),
+    /// Sent, and no confirm came: it may be stored.
+    #[error("unknown outcome: {0}")]
+    Unknown(String),
+    /// The message itself cannot be stored: larger than any store takes.
+    #[error("the message cannot be stored: {0}")]
+    Invalid(String),
+}
+
+impl PublishError {
+    /// The label of `stored_total{result}`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NotConnected(_) | Self::Refused(_) | Self::Invalid(_) => "refused",
+            Self::Unroutable(_) => "unroutable",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
+/// Why the store could not do something else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The broker cannot be reached now.
+    #[error("the broker is not connected: {0}")]
+    NotConnected(String),
+    /// The queue or exchange exists with other arguments.
+    #[error("queue mismatch: {0}")]
+    Mismatch(String),
+    /// The queue or exchange does not exist, or the store has no queue to consume.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// A tag of a connection that is gone: the message comes again.
+    #[error("the delivery belongs to an earlier connection")]
+    Stale,
+    /// The disk failed or is full.
+    #[error("disk: {0}")]
+    Disk(String),
+    /// The data on disk is not what this program wrote.
+    #[error("{0}")]
+    Corrupt(String),
+    /// Shut down.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// What kind of remedy an error needs; the label of error metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Tried again by itself.
+    Transient,
+    /// Something else must come back first.
+    Dependency,
+    /// A human must change the input.
+    Invalid,
+    /// Someone else changed the same thing.
+    Conflict,
+    /// The process cannot go on.
+    Fatal,
+}
+
+impl StoreError {
+    /// See [`ErrorClass`].
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NotConnected(_) | Self::NotFound(_) | Self::Disk(_) => ErrorClass::Dependency,
+            Self::Mismatch(_) => ErrorClass::Invalid,
+            Self::Stale => ErrorClass::Transient,
+            Self::Corrupt(_) | Self::Closed => ErrorClass::Fatal,
+        }
+    }
+}

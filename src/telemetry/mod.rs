@@ -1,0 +1,4 @@
+//! Logs and metrics: what a process says about itself. Decides nothing, knows none of our other modules.
+
+pub mod logs;
+pub mod metrics;
