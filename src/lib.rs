@@ -20,3 +20,4 @@ pub mod plan;
 pub mod shutdown;
 pub mod store;
 pub mod target;
+pub mod telemetry;

@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time::UtcTime;
 
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -13,3 +12,28 @@ pub enum LogFormat {
     /// For machines: one JSON object a line.
     Json,
 }
+
+/// Starts logging. `format` defaults to text on a terminal and JSON elsewhere; `RUST_LOG` wins over `level`.
+///
+/// Fails on a `RUST_LOG` or level that can't be read.
+pub fn start(format: Option<LogFormat>, level: &str) -> Result<(), InvalidLogFilter> {
+    let text = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| level.to_owned());
+    let filter = EnvFilter::try_new(&text).map_err(|_| InvalidLogFilter(text))?;
+    let terminal = std::io::stderr().is_terminal();
+    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start in one process (tests) keeps the first: nothing is lost by it.
+    let _ = match format {
+        LogFormat::Text => builder.with_ansi(colour).with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+/// A log level or filter that can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{0}` is not a log level or filter; use error, warn, info, debug, trace, or a filter like info,stagepost=debug"
+)]
+pub struct InvalidLogFilter(String);
