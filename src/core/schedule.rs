@@ -2,7 +2,7 @@
 //!
 //! Two notations are read. With 6 or 7 fields an expression is Quartz's: seconds first, an optional year last,
 //! Sunday is 1, `L`, `W` and `#` work, and one of the two day fields must be `?` (or `*`). With 5 fields it is a
-//! CronJob's: minutes first, Sunday is 0, both day fields may be set.
+//! `CronJob`'s: minutes first, Sunday is 0, both day fields may be set.
 //!
 //! When clocks change, an expression that names every hour (`*`) follows elapsed time: it fires through a repeated
 //! hour again and skips what a missing hour would have held. One that names some hours follows the wall clock: a
@@ -112,7 +112,9 @@ impl Schedule {
 pub fn next_interval(elapsed: Duration, interval: Duration) -> Duration {
     let interval = interval.max(Duration::from_millis(1)).as_nanos();
     let next = (elapsed.as_nanos() / interval + 1).saturating_mul(interval);
-    Duration::from_nanos_u128(next.min(Duration::MAX.as_nanos()))
+    let seconds = u64::try_from(next / 1_000_000_000).ok();
+    let nanos = u32::try_from(next % 1_000_000_000).unwrap_or(0);
+    seconds.map_or(Duration::MAX, |seconds| Duration::new(seconds, nanos))
 }
 
 impl CronSchedule {
@@ -167,8 +169,6 @@ fn whole_seconds(time: DateTime) -> Option<DateTime> {
     time.with().subsec_nanosecond(0).build().ok()
 }
 
-// ---- reading -----------------------------------------------------------------------------------------------------
-
 const FIELDS: [&str; 7] = ["seconds", "minutes", "hours", "day-of-month", "month", "day-of-week", "year"];
 const DAY_OF_MONTH: usize = 3;
 const MONTH: usize = 4;
@@ -193,7 +193,7 @@ fn parse(expression: &str) -> Result<Cron, ScheduleError> {
         check_field(index, field, quartz)?;
     }
     check_days(&fields[DAY_OF_MONTH], &fields[DAY_OF_WEEK], quartz)?;
-    // In a CronJob a day must match both fields if one of them begins with `*`, else either.
+    // In a `CronJob` a day must match both fields if one of them begins with `*`, else either.
     let both = fields[DAY_OF_MONTH].starts_with('*') || fields[DAY_OF_WEEK].starts_with('*');
     fields[DAY_OF_WEEK] = day_of_week_for_crate(&fields[DAY_OF_WEEK], quartz);
     CronParser::builder()
@@ -301,7 +301,7 @@ fn check_days(day_of_month: &str, day_of_week: &str, quartz: bool) -> Result<(),
     }
 }
 
-/// Where the crate means something else: a lone `L` is Saturday in Quartz, and `1/2` ends on Saturday in a CronJob.
+/// Where the crate means something else: a lone `L` is Saturday in Quartz, and `1/2` ends on Saturday in a `CronJob`.
 fn day_of_week_for_crate(field: &str, quartz: bool) -> String {
     let item = |item: &str| match item.split_once('/') {
         None if quartz && item == "L" => "7".to_owned(),
