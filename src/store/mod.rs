@@ -12,6 +12,7 @@
 //! - A full queue refuses; nothing is ever discarded to make room.
 
 pub mod embedded;
+pub mod publisher;
 
 use std::fmt;
 use std::future::Future;
@@ -106,7 +107,9 @@ pub struct Depth {
 pub enum Connection {
     /// Publishing and consuming work.
     Up,
-    /// Not now, because of this.
+    /// Started, or lost a moment ago: the first connect since then has neither succeeded nor failed.
+    Connecting,
+    /// A connect has failed since, because of this; it is tried again for ever.
     Down(StoreError),
 }
 

@@ -1,0 +1,394 @@
+//! The policy around one publish of the ingress: retry while not connected, then the failover stores, all of it
+//! inside one deadline, because a caller is waiting.
+//!
+//! Inputs: a message, the chain of stores. Output: stored in one of them, or why not. It never publishes twice to
+//! one store what may have been stored there, and it answers `Ok` only when a store did.
+//!
+//! | what the store said | what happens |
+//! |---|---|
+//! | not connected | `retry`, then the failover store; without one, `retry` only while the first connect since the start or the loss is pending: then the store is known to be down |
+//! | refused, unroutable | the failover store at once |
+//! | unknown | the failover store takes a second copy (a possible duplicate); never a retry here |
+//! | the message is invalid | nothing: no store would take it |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::{Connection, MessageStore, PublishError};
+use crate::core::message::Message;
+use crate::core::retry::Backoff;
+use crate::telemetry::metrics::StoreMetrics;
+
+/// One store of the chain.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// The store.
+    pub store: Arc<dyn MessageStore>,
+    /// Tries after the first, while there is no connection.
+    pub max_retries: u32,
+    /// The waits between them.
+    pub backoff: Backoff,
+    /// Counted here: one result for each publish that the store was asked for.
+    pub metrics: StoreMetrics,
+}
+
+/// Publishes into a store, or into the next one of its failover chain.
+#[derive(Debug)]
+pub struct Publisher {
+    first: Link,
+    failover: Vec<Link>,
+    deadline: Duration,
+}
+
+/// What came of a store that did not take the message, kept until it is known whether another one did.
+struct Failure<'a> {
+    metrics: &'a StoreMetrics,
+    error: PublishError,
+    elapsed: Duration,
+}
+
+impl Publisher {
+    /// `deadline` is the first store's, and bounds the whole chain.
+    pub fn new(first: Link, failover: Vec<Link>, deadline: Duration) -> Self {
+        Self { first, failover, deadline }
+    }
+
+    /// Stores the message: `Ok` when one of the stores has it.
+    ///
+    /// The error is the last store's, except that an unknown outcome before it makes the whole outcome unknown.
+    pub async fn publish(&self, message: Arc<Message>, routing_key: Option<&str>) -> Result<(), PublishError> {
+        let end = Instant::now() + self.deadline;
+        let mut failures: Vec<Failure<'_>> = Vec::new();
+        let links = 1 + self.failover.len();
+        for (at, link) in std::iter::once(&self.first).chain(&self.failover).enumerate() {
+            let started = Instant::now();
+            let last = at + 1 == links;
+            // Each store but the last gets at most half of what is left, so that the next has time as well.
+            let until = if last { end } else { started + end.saturating_duration_since(started) / 2 };
+            let result = link.publish(&message, routing_key, until, last).await;
+            let elapsed = started.elapsed();
+            match result {
+                Ok(()) => {
+                    link.metrics.published("ok", elapsed);
+                    for failure in &failures {
+                        failure.count_as_taken_over();
+                    }
+                    return Ok(());
+                }
+                Err(error) => {
+                    let hopeless = matches!(error, PublishError::Invalid(_));
+                    failures.push(Failure { metrics: &link.metrics, error, elapsed });
+                    if hopeless {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(conclude(failures))
+    }
+}
+
+impl Failure<'_> {
+    fn count_as_taken_over(&self) {
+        self.metrics.published("failover", self.elapsed);
+        if matches!(self.error, PublishError::Unknown(_)) {
+            self.metrics.possible_duplicates.inc();
+        }
+    }
+}
+
+/// Counts what failed, and says what the caller may conclude: unknown if any store may have the message.
+fn conclude(failures: Vec<Failure<'_>>) -> PublishError {
+    let mut conclusion = PublishError::NotConnected("no store was asked".to_owned());
+    for failure in failures {
+        failure.metrics.published(failure.error.label(), failure.elapsed);
+        if !matches!(conclusion, PublishError::Unknown(_)) {
+            conclusion = failure.error;
+        }
+    }
+    conclusion
+}
+
+impl Link {
+    /// Asks this store until it has the message, says no, or `until` has come. `last`: no store follows.
+    async fn publish(
+        &self,
+        message: &Arc<Message>,
+        routing_key: Option<&str>,
+        until: Instant,
+        last: bool,
+    ) -> Result<(), PublishError> {
+        let mut failures = 0;
+        loop {
+            // Looked at before the publish, so that a change during it is not missed.
+            let mut connection = self.store.connection();
+            let known_down = matches!(*connection.borrow_and_update(), Connection::Down(_));
+            let error = match timeout_at(until, self.store.publish(message.clone(), routing_key)).await {
+                Ok(Err(error @ PublishError::NotConnected(_))) => error,
+                Ok(result) => return result,
+                Err(_) => return Err(PublishError::Unknown("no answer within the store's deadline".to_owned())),
+            };
+            failures += 1;
+            let now = Instant::now();
+            // No jitter: the callers' arrivals spread the tries.
+            let next = now + self.backoff.delay(failures, 0.5);
+            if failures > self.max_retries || next >= until || (last && known_down) {
+                return Err(error);
+            }
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = news(&mut connection, last) => {}
+            }
+        }
+    }
+}
+
+/// Waits until it is of use to ask again: connected at last, or, where no store follows, the connect has failed (the
+/// next round sees that and gives up).
+async fn news(connection: &mut watch::Receiver<Connection>, last: bool) {
+    while connection.changed().await.is_ok() {
+        match *connection.borrow_and_update() {
+            Connection::Up => return,
+            Connection::Down(_) if last => return,
+            Connection::Down(_) | Connection::Connecting => {}
+        }
+    }
+    // The store is gone, and no news will come; the caller's own timer goes on.
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::core::deactivation::Deactivation;
+    use crate::core::message::MessageId;
+    use crate::store::{BoxFuture, Consumer, Depth, StoreError};
+    use crate::telemetry::metrics::Metrics;
+
+    /// Answers each publish from a script; the last entry repeats. `None` never answers.
+    #[derive(Debug)]
+    struct Scripted {
+        script: Mutex<VecDeque<Option<Result<(), PublishError>>>>,
+        asked: Mutex<Vec<Instant>>,
+        connection: watch::Sender<Connection>,
+    }
+
+    impl Scripted {
+        fn new(script: impl IntoIterator<Item = Option<Result<(), PublishError>>>) -> Arc<Self> {
+            Arc::new(Self {
+                script: Mutex::new(script.into_iter().collect()),
+                asked: Mutex::default(),
+                connection: watch::Sender::new(Connection::Up),
+            })
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.lock().unwrap().len()
+        }
+    }
+
+    impl MessageStore for Scripted {
+        fn publish<'a>(&'a self, _: Arc<Message>, _: Option<&'a str>) -> BoxFuture<'a, Result<(), PublishError>> {
+            self.asked.lock().unwrap().push(Instant::now());
+            let mut script = self.script.lock().unwrap();
+            let answer = if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() };
+            Box::pin(async move {
+                match answer {
+                    Some(result) => result,
+                    None => std::future::pending().await,
+                }
+            })
+        }
+
+        fn depth(&self) -> BoxFuture<'_, Result<Depth, StoreError>> {
+            Box::pin(async { Ok(Depth::default()) })
+        }
+
+        fn consume(&self, _: u16) -> BoxFuture<'_, Result<Box<dyn Consumer>, StoreError>> {
+            Box::pin(async { Err(StoreError::Closed) })
+        }
+
+        fn deactivation<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<Deactivation>, StoreError>> {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn deactivate<'a>(&'a self, _: &'a str, _: &'a Deactivation) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn reactivate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn connection(&self) -> watch::Receiver<Connection> {
+            self.connection.subscribe()
+        }
+
+        fn name(&self) -> &'static str {
+            "scripted"
+        }
+    }
+
+    fn not_connected() -> Option<Result<(), PublishError>> {
+        Some(Err(PublishError::NotConnected("refused".into())))
+    }
+
+    fn full() -> Option<Result<(), PublishError>> {
+        Some(Err(PublishError::Refused("full".into())))
+    }
+
+    fn unknown() -> Option<Result<(), PublishError>> {
+        Some(Err(PublishError::Unknown("lost".into())))
+    }
+
+    fn link(store: &Arc<Scripted>, name: &str, metrics: &Metrics) -> Link {
+        let backoff = Backoff {
+            interval: Duration::from_secs(2),
+            factor: 1.5,
+            max_interval: Duration::from_secs(15),
+            jitter: 0.0,
+        };
+        Link { store: store.clone(), max_retries: 4, backoff, metrics: metrics.store(name) }
+    }
+
+    /// The result, the time it took in seconds, and the metrics.
+    async fn publish(stores: &[&Arc<Scripted>], deadline: u64) -> (Result<(), PublishError>, f64, String) {
+        let metrics = Metrics::default();
+        let mut links = stores.iter().zip(["s/a", "s/b", "s/c"]).map(|(store, name)| link(store, name, &metrics));
+        let publisher = Publisher::new(links.next().unwrap(), links.collect(), Duration::from_secs(deadline));
+        let started = Instant::now();
+        let message = Arc::new(Message::new(MessageId::new("id"), "body"));
+        let result = publisher.publish(message, None).await;
+        (result, started.elapsed().as_secs_f64(), metrics.encode())
+    }
+
+    fn counted(metrics: &str, store: &str, result: &str) -> bool {
+        metrics.contains(&format!(r#"stagepost_stored_total{{store="{store}",result="{result}"}} 1"#))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_first_store_takes_is_not_offered_to_the_next() {
+        let (a, b) = (Scripted::new([Some(Ok(()))]), Scripted::new([Some(Ok(()))]));
+        let (result, _, metrics) = publish(&[&a, &b], 10).await;
+        assert_eq!((result, a.asked(), b.asked()), (Ok(()), 1, 0));
+        assert!(counted(&metrics, "s/a", "ok"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unreachable_store_is_retried_by_its_plan_and_then_the_failover_takes_over() {
+        let (a, b) = (Scripted::new([not_connected()]), Scripted::new([Some(Ok(()))]));
+        a.connection.send_replace(Connection::Down(StoreError::NotConnected("refused".into())));
+        let (result, elapsed, metrics) = publish(&[&a, &b], 60).await;
+        assert_eq!((result, a.asked(), b.asked()), (Ok(()), 5, 1));
+        // 2 + 3 + 4.5 + 6.75
+        assert!((elapsed - 16.25).abs() < 0.1, "{elapsed}");
+        assert!(counted(&metrics, "s/a", "failover") && counted(&metrics, "s/b", "ok"), "{metrics}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_failover_a_store_that_is_known_to_be_down_answers_at_once() {
+        let a = Scripted::new([not_connected()]);
+        a.connection.send_replace(Connection::Down(StoreError::NotConnected("refused".into())));
+        let (result, elapsed, _) = publish(&[&a], 60).await;
+        assert!(matches!(result, Err(PublishError::NotConnected(_))));
+        assert_eq!(a.asked(), 1);
+        assert!(elapsed < 0.01);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_just_connecting_is_waited_for_and_tried_the_moment_it_is_up() {
+        let a = Scripted::new([not_connected(), Some(Ok(()))]);
+        a.connection.send_replace(Connection::Connecting);
+        let store = a.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            store.connection.send_replace(Connection::Up);
+        });
+        let (result, elapsed, _) = publish(&[&a], 60).await;
+        assert_eq!((result, a.asked()), (Ok(()), 2));
+        assert!((elapsed - 0.3).abs() < 0.05, "{elapsed}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_the_first_connect_fails_the_callers_are_told_at_once() {
+        let a = Scripted::new([not_connected()]);
+        a.connection.send_replace(Connection::Connecting);
+        let store = a.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            store.connection.send_replace(Connection::Down(StoreError::NotConnected("refused".into())));
+        });
+        let (result, elapsed, _) = publish(&[&a], 60).await;
+        assert!(matches!(result, Err(PublishError::NotConnected(_))));
+        assert!((elapsed - 0.3).abs() < 0.05, "{elapsed}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_goes_to_the_failover_at_once() {
+        for refusal in [full(), Some(Err(PublishError::Unroutable("key".into())))] {
+            let (a, b) = (Scripted::new([refusal]), Scripted::new([Some(Ok(()))]));
+            let (result, elapsed, metrics) = publish(&[&a, &b], 10).await;
+            assert_eq!((result, a.asked(), b.asked()), (Ok(()), 1, 1));
+            assert!(elapsed < 0.01);
+            assert!(!metrics.contains(r#"possible_duplicates_total{store="s/a",cause="failover"} 1"#));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_outcome_is_never_retried_and_its_second_copy_is_counted() {
+        let (a, b) = (Scripted::new([unknown()]), Scripted::new([Some(Ok(()))]));
+        let (result, _, metrics) = publish(&[&a, &b], 10).await;
+        assert_eq!((result, a.asked(), b.asked()), (Ok(()), 1, 1));
+        assert!(metrics.contains(r#"possible_duplicates_total{store="s/a",cause="failover"} 1"#), "{metrics}");
+
+        let (alone, refusing) = (Scripted::new([unknown()]), Scripted::new([full()]));
+        let (result, ..) = publish(&[&alone], 10).await;
+        assert!(matches!(result, Err(PublishError::Unknown(_))));
+        assert_eq!(alone.asked(), 1);
+        // The message may be in the first store, whatever the second one says.
+        let (result, ..) = publish(&[&alone, &refusing], 10).await;
+        assert!(matches!(result, Err(PublishError::Unknown(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_stores_deadline_bounds_the_chain_and_each_store_leaves_half_to_the_next() {
+        let (a, b, c) = (Scripted::new([None]), Scripted::new([None]), Scripted::new([None]));
+        let started = Instant::now();
+        let (result, elapsed, _) = publish(&[&a, &b, &c], 8).await;
+        assert!(matches!(result, Err(PublishError::Unknown(_))));
+        assert!((elapsed - 8.0).abs() < 0.05, "{elapsed}");
+        let at = |store: &Scripted| (store.asked.lock().unwrap()[0] - started).as_secs_f64();
+        assert!((at(&b) - 4.0).abs() < 0.05 && (at(&c) - 6.0).abs() < 0.05, "{} {}", at(&b), at(&c));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_retry_waits_beyond_the_stores_share_of_the_deadline() {
+        let (a, b) = (Scripted::new([not_connected()]), Scripted::new([Some(Ok(()))]));
+        let (result, elapsed, _) = publish(&[&a, &b], 10).await;
+        assert_eq!((result, a.asked()), (Ok(()), 2));
+        assert!((elapsed - 2.0).abs() < 0.05, "{elapsed}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_no_store_can_take_is_offered_once() {
+        let invalid = Some(Err(PublishError::Invalid("too large".into())));
+        let (a, b) = (Scripted::new([invalid]), Scripted::new([Some(Ok(()))]));
+        let (result, ..) = publish(&[&a, &b], 10).await;
+        assert!(matches!(result, Err(PublishError::Invalid(_))));
+        assert_eq!(b.asked(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_refused_is_an_error_and_each_is_counted() {
+        let (a, b) = (Scripted::new([full()]), Scripted::new([full()]));
+        let (result, _, metrics) = publish(&[&a, &b], 10).await;
+        assert!(matches!(result, Err(PublishError::Refused(_))));
+        assert!(counted(&metrics, "s/a", "refused") && counted(&metrics, "s/b", "refused"));
+    }
+}
