@@ -154,7 +154,7 @@ impl Outcomes {
     pub fn verdict(&self, outcome: &Outcome) -> Verdict {
         let named = match outcome {
             Outcome::Stored => return Verdict::Success,
-            Outcome::Unroutable => return Verdict::Fail,
+            Outcome::Unroutable | Outcome::Invalid(_) => return Verdict::Fail,
             Outcome::Cancelled => return Verdict::Retry,
             Outcome::Response { status, .. } => OutcomeMatch::Status(status.as_u16()),
             Outcome::ConnectionError(_) => OutcomeMatch::ConnectionError,
@@ -363,6 +363,7 @@ mod tests {
             Just(Outcome::NoResponse("x".into())),
             Just(Outcome::Timeout),
             Just(Outcome::Unroutable),
+            Just(Outcome::Invalid("x".into())),
             Just(Outcome::Cancelled),
         ]
     }

@@ -27,6 +27,8 @@ pub enum Outcome {
     Timeout,
     /// A target store has no queue for the message: it can never arrive.
     Unroutable,
+    /// No target of this kind can ever take this message (too large for any store, no URI for its path).
+    Invalid(String),
     /// We stopped it ourselves (shutdown). Never counted as an attempt.
     Cancelled,
 }
@@ -115,6 +117,7 @@ impl Outcome {
             Self::NoResponse(_) => "NoResponse",
             Self::Timeout => "Timeout",
             Self::Unroutable => "Unroutable",
+            Self::Invalid(_) => "Invalid",
             Self::Cancelled => "Cancelled",
         }
     }
@@ -124,7 +127,7 @@ impl Outcome {
         match self {
             Self::Response { status, .. } => format!("status {}", status.as_u16()),
             Self::Stored => "stored".to_owned(),
-            Self::ConnectionError(detail) | Self::NoResponse(detail) => detail.clone(),
+            Self::ConnectionError(detail) | Self::NoResponse(detail) | Self::Invalid(detail) => detail.clone(),
             Self::Tls(detail) => format!("tls: {detail}"),
             Self::Timeout => "timeout".to_owned(),
             Self::Unroutable => "unroutable: no queue is bound for this routing key".to_owned(),
