@@ -14,6 +14,7 @@
 //! `core` (the delivery rules, pure) and `api` (the three kinds, as users write them) are leaves that know nothing
 //! of each other; `plan` is the only place that knows both.
 
+pub mod api;
 pub mod core;
 pub mod expression;
 pub mod plan;
