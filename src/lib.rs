@@ -19,6 +19,7 @@ pub mod core;
 pub mod expression;
 pub mod plan;
 pub mod shutdown;
+pub mod sink;
 pub mod store;
 pub mod target;
 pub mod telemetry;

@@ -1,5 +1,7 @@
 //! The HTTP target against a backend that keeps no rule: each fault has its outcome, and never another.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 #[path = "support/backend.rs"]
 mod backend;
 

@@ -2,7 +2,8 @@
 //!
 //! It is not built on an HTTP library on purpose: what it sends is exactly what the script says, to the byte.
 
-#![allow(dead_code)] // each test binary uses its part
+// Each test binary uses its part; a fixture that fails is a failed test.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::expect_used, clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::io;
@@ -147,10 +148,10 @@ impl Answer {
 fn head(status: u16, headers: &[(&str, &str)], length: Option<usize>) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status} Scripted\r\n");
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text += &format!("{name}: {value}\r\n");
     }
     if let Some(length) = length {
-        text.push_str(&format!("Content-Length: {length}\r\n"));
+        text += &format!("Content-Length: {length}\r\n");
     }
     text.push_str("\r\n");
     text.into_bytes()
