@@ -1,0 +1,21 @@
+//! Black-box scenarios against the real binary, with the embedded store and a recording target.
+//!
+//! Each is the behaviour of a known system (asynchronous messaging, reliable delivery, a payment desk), told as a
+//! sentence. They mostly wait; so they run side by side, each with its own process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod scenarios {
+    mod appointment_desk;
+    mod deactivation;
+    mod examples;
+    mod payment_desk;
+    mod polling;
+    mod reliable_delivery;
+    mod retry;
+    mod start;
+    mod suspension;
+    mod unchanged;
+}
