@@ -58,9 +58,9 @@ fn sources() -> Vec<Source> {
         |path: &Path| path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
     files
         .into_iter()
+        .map(|path| path.strip_prefix(&root).unwrap().to_owned())
         .filter(|path| !is_test_file(path))
         .map(|path| {
-            let path = path.strip_prefix(&root).unwrap().to_owned();
             let first = path.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(root.join(&path)).unwrap();
             Source { module: first.trim_end_matches(".rs").to_owned(), code: without_tests(&text), path }
