@@ -1,0 +1,158 @@
+//! What the suite needs from a kind of store, and the words it is written in.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stagepost::core::message::{Message, MessageId};
+use stagepost::core::topology::{Consumers, Exchange, ExchangeKind, Management, Queue, QueueKind, Topology};
+use stagepost::store::embedded::Broker;
+use stagepost::store::{Consumer, Delivery, MessageStore, StoreError};
+use tempfile::TempDir;
+
+/// A broker with nothing in it, of one kind of store.
+pub(crate) trait Subject: Sized + Send + Sync + 'static {
+    /// Starts with a virtual host, or names, that no other test uses.
+    fn start() -> impl Future<Output = Self> + Send;
+
+    /// Declares a store.
+    fn store(
+        &self,
+        name: &str,
+        topology: &Topology,
+    ) -> impl Future<Output = Result<Arc<dyn MessageStore>, StoreError>> + Send;
+
+    /// Everything of ours ends and begins anew; what is stored stays.
+    fn restart(self) -> impl Future<Output = Self> + Send;
+
+    /// How many messages beyond its maximum length a queue may take.
+    const LENGTH_SLACK: u64;
+}
+
+/// The embedded store in a folder of its own.
+pub(crate) struct Embedded {
+    broker: Broker,
+    folder: TempDir,
+}
+
+impl Subject for Embedded {
+    const LENGTH_SLACK: u64 = 0;
+
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { broker: Broker::open(folder.path()).unwrap(), folder }
+    }
+
+    async fn store(&self, name: &str, topology: &Topology) -> Result<Arc<dyn MessageStore>, StoreError> {
+        self.broker.store("/", name, topology)
+    }
+
+    async fn restart(self) -> Self {
+        self.broker.close();
+        Self { broker: Broker::open(self.folder.path()).unwrap(), folder: self.folder }
+    }
+}
+
+/// Long enough for anything that must happen.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// Long enough to notice what must not happen.
+pub(crate) const A_MOMENT: Duration = Duration::from_millis(150);
+
+pub(crate) fn queue(name: &str) -> Queue {
+    Queue {
+        name: name.to_owned(),
+        kind: QueueKind::Classic,
+        management: Management::Declare,
+        consumers: Consumers::SingleActive,
+        max_length: None,
+        max_length_bytes: None,
+    }
+}
+
+pub(crate) fn on_queue(queue: Queue) -> Topology {
+    Topology { routing_key: queue.name.clone(), queue: Some(queue), exchange: None, bindings: Vec::new() }
+}
+
+pub(crate) fn plain(name: &str) -> Topology {
+    on_queue(queue(name))
+}
+
+pub(crate) fn competing(name: &str) -> Topology {
+    on_queue(Queue { consumers: Consumers::Competing, ..queue(name) })
+}
+
+pub(crate) fn exchange(name: &str, kind: ExchangeKind) -> Exchange {
+    Exchange { name: name.to_owned(), kind, management: Management::Declare }
+}
+
+pub(crate) fn bound(name: &str, exchange: Exchange, bindings: &[&str]) -> Topology {
+    Topology {
+        queue: Some(queue(name)),
+        exchange: Some(exchange),
+        bindings: bindings.iter().map(|key| (*key).to_owned()).collect(),
+        routing_key: bindings.first().copied().unwrap_or(name).to_owned(),
+    }
+}
+
+/// A message that is known by its number.
+pub(crate) fn numbered(number: u64) -> Arc<Message> {
+    Arc::new(Message::new(MessageId::new(format!("m{number:06}")), format!("body of {number}").into_bytes()))
+}
+
+pub(crate) async fn publish_numbers(store: &dyn MessageStore, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        store.publish(numbered(number), None).await.unwrap();
+    }
+}
+
+pub(crate) fn number(delivery: &Delivery) -> u64 {
+    delivery.message.id.as_str()[1..].parse().unwrap()
+}
+
+/// The next message, which must come.
+pub(crate) async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
+    tokio::time::timeout(SOON, consumer.next()).await.expect("a message comes").unwrap()
+}
+
+/// The next `count` messages, unsettled.
+pub(crate) async fn take(consumer: &mut Box<dyn Consumer>, count: usize) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(next(consumer).await);
+    }
+    taken
+}
+
+pub(crate) fn numbers(deliveries: &[Delivery]) -> Vec<u64> {
+    deliveries.iter().map(number).collect()
+}
+
+/// Nothing comes now.
+pub(crate) async fn nothing_comes(consumer: &mut Box<dyn Consumer>) {
+    if let Ok(delivery) = tokio::time::timeout(A_MOMENT, consumer.next()).await {
+        panic!("unexpected: {:?}", delivery.map(|delivery| delivery.message.id.clone()));
+    }
+}
+
+/// The ids of everything in the queue, in order, taken out of it.
+pub(crate) async fn drain(store: &dyn MessageStore) -> Vec<String> {
+    let mut consumer = store.consume(256).await.unwrap();
+    let mut ids = Vec::new();
+    while let Ok(delivery) = tokio::time::timeout(A_MOMENT * 2, consumer.next()).await {
+        let delivery = delivery.unwrap();
+        consumer.ack(&[delivery.tag]).unwrap();
+        ids.push(delivery.message.id.as_str().to_owned());
+    }
+    consumer.give_back().await.unwrap();
+    ids
+}
+
+/// Waits until a question is answered with yes.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut question: impl FnMut() -> F) {
+    let all = async {
+        while !question().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, all).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
