@@ -1,0 +1,318 @@
+//! The rules of all routes on one listener, compiled: which rule takes a request.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+
+use super::admission::Budget;
+use super::answer::{AnswerError, AnswerTemplate};
+use super::problem::Problem;
+use super::schema::Schema;
+use crate::core::matching::{PathPattern, PathTable, PatternError};
+use crate::plan::{BodyKind, IngressPlan, Limits, RulePlan};
+use crate::store::publisher::Publisher;
+use crate::telemetry::metrics::RouteMetrics;
+
+/// One IngressRoute to be compiled into a table.
+#[derive(Debug)]
+pub struct RouteInput {
+    /// What it does.
+    pub plan: IngressPlan,
+    /// A publisher for each store that a rule names.
+    pub publishers: BTreeMap<String, Arc<Publisher>>,
+    /// Its metrics.
+    pub metrics: RouteMetrics,
+    /// Its counters; the same ones go into the next table when the plan changes.
+    pub counters: Arc<RouteCounters>,
+}
+
+/// What became of the requests of a route since the process started.
+#[derive(Debug, Default)]
+pub struct RouteCounters {
+    pub(super) accepted: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    pub(super) failed: AtomicU64,
+}
+
+impl RouteCounters {
+    /// Stored and answered.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Not stored, because of the request.
+    pub fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Not stored, because of us or the store.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a route cannot be compiled. Plans that passed validation do not come here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("rule `{rule}` of {route}: {reason}")]
+pub struct RouteError {
+    /// `<namespace>/<name>` of the route.
+    pub route: String,
+    /// The rule's name.
+    pub rule: String,
+    /// What is wrong.
+    pub reason: RuleError,
+}
+
+/// What is wrong with a rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// The path pattern.
+    #[error(transparent)]
+    Path(#[from] PatternError),
+    /// A method.
+    #[error("`{0}` is not a method")]
+    Method(String),
+    /// The JSON Schema.
+    #[error("the schema does not compile: {0}")]
+    Schema(String),
+    /// A store without a publisher.
+    #[error("there is no store `{0}`")]
+    Store(String),
+    /// An expression, which this build cannot evaluate.
+    #[error("`{0}` cannot be evaluated by this build")]
+    Expression(&'static str),
+    /// An answer.
+    #[error("response.{0}: {1}")]
+    Answer(&'static str, AnswerError),
+}
+
+/// One route: its limits and where it is counted.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) name: String,
+    pub(super) limits: Limits,
+    pub(super) budget: Arc<Budget>,
+    pub(super) metrics: RouteMetrics,
+    pub(super) counters: Arc<RouteCounters>,
+    /// The last publish failed: said once in the log, not once a request.
+    pub(super) failing: AtomicBool,
+}
+
+/// One rule, compiled.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) route: Arc<Route>,
+    /// `<namespace>/<route>/<rule>`.
+    pub(super) label: String,
+    pub(super) pattern: PathPattern,
+    methods: Vec<Method>,
+    consumes: Vec<String>,
+    pub(super) json: bool,
+    pub(super) schema: Option<Schema>,
+    pub(super) forward_credentials: bool,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) accepted: AnswerTemplate,
+    pub(super) invalid: AnswerTemplate,
+    pub(super) store_failed: AnswerTemplate,
+}
+
+/// All rules of a listener. Immutable; a changed configuration is a new table.
+#[derive(Debug)]
+pub struct RouteTable {
+    rules: Vec<Arc<Rule>>,
+    paths: PathTable,
+    only_route: Option<Arc<Route>>,
+    pub(super) listener: ListenerLimits,
+}
+
+/// The limits that hold before a rule is known: the largest of the routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ListenerLimits {
+    pub(super) max_header_size: usize,
+    pub(super) read_timeout: Duration,
+    pub(super) max_connections: usize,
+}
+
+/// Without any route: what the API's defaults are.
+const NO_ROUTES: ListenerLimits =
+    ListenerLimits { max_header_size: 32 * 1024, read_timeout: Duration::from_secs(30), max_connections: 10_000 };
+
+/// Why no rule takes a request.
+#[derive(Debug)]
+pub(super) struct NoRule {
+    pub(super) problem: Problem,
+    /// A header that belongs to the answer.
+    pub(super) header: Option<(header::HeaderName, HeaderValue)>,
+    /// The route to count it for, if one can be named.
+    pub(super) route: Option<Arc<Route>>,
+}
+
+impl RouteTable {
+    /// Compiles routes into one table. The order of the routes matters only where they overlap.
+    pub fn compile(inputs: Vec<RouteInput>) -> Result<Self, RouteError> {
+        let mut rules = Vec::new();
+        let mut routes = Vec::new();
+        for input in inputs {
+            let (plan, publishers) = (input.plan, input.publishers);
+            let route = Arc::new(Route {
+                name: plan.object.slashed(),
+                budget: Budget::new(u64::from(plan.limits.max_in_flight), plan.limits.max_in_flight_bytes),
+                limits: plan.limits,
+                metrics: input.metrics,
+                counters: input.counters,
+                failing: AtomicBool::new(false),
+            });
+            for rule in plan.rules {
+                let name = rule.name.clone();
+                let compiled = Rule::compile(rule, &route, &publishers);
+                let located = |reason| RouteError { route: route.name.clone(), rule: name, reason };
+                rules.push(Arc::new(compiled.map_err(located)?));
+            }
+            routes.push(route);
+        }
+        let paths = PathTable::new(rules.iter().map(|rule| &rule.pattern));
+        let listener = listener_limits(&routes);
+        let only_route = if routes.len() == 1 { routes.pop() } else { None };
+        Ok(Self { rules, paths, only_route, listener })
+    }
+
+    /// The rules that take this path, method and content type, in order, all of one route. Never empty.
+    pub(super) fn find(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Vec<&Arc<Rule>>, NoRule> {
+        let mut found: Vec<&Arc<Rule>> = self.paths.find(path).into_iter().map(|at| &self.rules[at]).collect();
+        let Some(first) = found.first() else { return Err(self.no_path()) };
+        let of_path = first.route.clone();
+        let mut allowed: Vec<&Method> = Vec::new();
+        found.retain(|rule| {
+            let takes = rule.methods.contains(method);
+            if !takes {
+                allowed.extend(&rule.methods);
+            }
+            takes
+        });
+        let Some(first) = found.first() else { return Err(no_method(method, allowed, of_path)) };
+        let route = first.route.clone();
+        found.retain(|rule| Arc::ptr_eq(&rule.route, &route));
+        let media_type = media_type(headers);
+        let mut consumed: Vec<&str> = Vec::new();
+        found.retain(|rule| {
+            let takes = rule.takes(media_type);
+            if !takes {
+                consumed.extend(rule.consumes.iter().map(String::as_str));
+            }
+            takes
+        });
+        if found.is_empty() { Err(no_media_type(consumed, route)) } else { Ok(found) }
+    }
+
+    fn no_path(&self) -> NoRule {
+        NoRule { problem: not_found("no rule has this path"), header: None, route: self.only_route.clone() }
+    }
+
+    /// What cannot be told from its rule is counted for the route if there is only one.
+    pub(super) fn only_route(&self) -> Option<&Arc<Route>> {
+        self.only_route.as_ref()
+    }
+}
+
+/// The 404 of a request that no rule takes.
+pub(super) fn not_found(detail: &'static str) -> Problem {
+    let remedy = "check path and content against the rules of the IngressRoute";
+    Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail, remedy)
+}
+
+fn no_method(method: &Method, mut allowed: Vec<&Method>, route: Arc<Route>) -> NoRule {
+    allowed.sort_by_key(|method| method.as_str());
+    allowed.dedup();
+    let list = allowed.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
+    let problem = Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "Method not allowed",
+        format!("the rules of this path do not take {method}"),
+        "use a method that the header Allow names",
+    );
+    let header = HeaderValue::from_str(&list).ok().map(|value| (header::ALLOW, value));
+    NoRule { problem, header, route: Some(route) }
+}
+
+fn no_media_type(mut consumed: Vec<&str>, route: Arc<Route>) -> NoRule {
+    consumed.sort_unstable();
+    consumed.dedup();
+    let problem = Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported-media-type",
+        "Unsupported media type",
+        "the rules of this path do not take this content type",
+        "send a Content-Type that the header Accept of this answer names",
+    );
+    let header = HeaderValue::from_str(&consumed.join(", ")).ok().map(|value| (header::ACCEPT, value));
+    NoRule { problem, header, route: Some(route) }
+}
+
+/// The media type of a request without its parameters.
+fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or(value).trim())
+}
+
+fn listener_limits(routes: &[Arc<Route>]) -> ListenerLimits {
+    let size = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let limits = routes.iter().map(|route| &route.limits);
+    limits
+        .map(|limits| ListenerLimits {
+            max_header_size: size(limits.max_header_size),
+            read_timeout: limits.read_timeout,
+            max_connections: size(u64::from(limits.max_connections)),
+        })
+        .reduce(|a, b| ListenerLimits {
+            max_header_size: a.max_header_size.max(b.max_header_size),
+            read_timeout: a.read_timeout.max(b.read_timeout),
+            max_connections: a.max_connections.max(b.max_connections),
+        })
+        .unwrap_or(NO_ROUTES)
+}
+
+impl Rule {
+    fn compile(
+        plan: RulePlan,
+        route: &Arc<Route>,
+        publishers: &BTreeMap<String, Arc<Publisher>>,
+    ) -> Result<Self, RuleError> {
+        let expression = [
+            ("when", plan.when.is_some()),
+            ("routingKey", plan.routing_key.is_some()),
+            ("transform", !plan.transform.is_empty()),
+        ];
+        if let Some((field, _)) = expression.iter().find(|(_, used)| *used) {
+            return Err(RuleError::Expression(field));
+        }
+        let answer = |name, plan| AnswerTemplate::compile(plan).map_err(|error| RuleError::Answer(name, error));
+        let methods = plan
+            .methods
+            .iter()
+            .map(|name| Method::from_bytes(name.as_bytes()).map_err(|_| RuleError::Method(name.clone())));
+        Ok(Self {
+            label: format!("{}/{}", route.name, plan.name),
+            pattern: PathPattern::parse(&plan.path)?,
+            methods: methods.collect::<Result<_, _>>()?,
+            schema: plan.schema.as_ref().map(Schema::compile).transpose().map_err(RuleError::Schema)?,
+            json: plan.body == BodyKind::Json || plan.schema.is_some(),
+            forward_credentials: plan.forward_credentials,
+            publisher: publishers.get(&plan.store).cloned().ok_or_else(|| RuleError::Store(plan.store.clone()))?,
+            accepted: answer("accepted", &plan.accepted)?,
+            invalid: answer("invalid", &plan.invalid)?,
+            store_failed: answer("storeFailed", &plan.store_failed)?,
+            consumes: plan.consumes,
+            route: route.clone(),
+        })
+    }
+
+    fn takes(&self, media_type: Option<&str>) -> bool {
+        self.consumes.is_empty()
+            || media_type.is_some_and(|sent| self.consumes.iter().any(|taken| taken.eq_ignore_ascii_case(sent)))
+    }
+}
