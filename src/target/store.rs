@@ -57,3 +57,101 @@ fn outcome_of(error: &PublishError) -> Outcome {
         PublishError::Invalid(_) => Outcome::Invalid(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use ::http::{HeaderMap, Method};
+    use bytes::Bytes;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::core::deactivation::Deactivation;
+    use crate::core::message::{Message, MessageId};
+    use crate::store::{Connection, Consumer, Depth, StoreError};
+
+    /// Answers every publish with this, and keeps what it was given.
+    #[derive(Debug)]
+    struct Fake {
+        answer: Result<(), PublishError>,
+        published: Mutex<Vec<(Arc<Message>, Option<String>)>>,
+    }
+
+    impl MessageStore for Fake {
+        fn publish<'a>(
+            &'a self,
+            message: Arc<Message>,
+            routing_key: Option<&'a str>,
+        ) -> BoxFuture<'a, Result<(), PublishError>> {
+            self.published.lock().unwrap().push((message, routing_key.map(str::to_owned)));
+            Box::pin(std::future::ready(self.answer.clone()))
+        }
+        fn depth(&self) -> BoxFuture<'_, Result<Depth, StoreError>> {
+            Box::pin(std::future::ready(Err(StoreError::Closed)))
+        }
+        fn consume(&self, _: u16) -> BoxFuture<'_, Result<Box<dyn Consumer>, StoreError>> {
+            Box::pin(std::future::ready(Err(StoreError::Closed)))
+        }
+        fn deactivation<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<Deactivation>, StoreError>> {
+            Box::pin(std::future::ready(Err(StoreError::Closed)))
+        }
+        fn deactivate<'a>(&'a self, _: &'a str, _: &'a Deactivation) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(std::future::ready(Err(StoreError::Closed)))
+        }
+        fn reactivate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+            Box::pin(std::future::ready(Err(StoreError::Closed)))
+        }
+        fn connection(&self) -> watch::Receiver<Connection> {
+            watch::channel(Connection::Up).1
+        }
+        fn name(&self) -> &'static str {
+            "fake"
+        }
+    }
+
+    async fn send(
+        answer: Result<(), PublishError>,
+        key: Option<&str>,
+    ) -> (Answer, Vec<(Arc<Message>, Option<String>)>) {
+        let store = Arc::new(Fake { answer, published: Mutex::default() });
+        let target = StoreTarget::new(Arc::clone(&store) as Arc<dyn MessageStore>, key.map(str::to_owned));
+        let attempt = Attempt {
+            message: Arc::new(Message::new(MessageId::new("7"), "original")),
+            method: Method::POST,
+            append: None,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(b"for HTTP only"),
+        };
+        let answer = target.send(attempt).await;
+        let published = store.published.lock().unwrap().clone();
+        (answer, published)
+    }
+
+    #[tokio::test]
+    async fn the_message_is_stored_as_it_is_under_the_given_key() {
+        for key in [None, Some("orders.eu")] {
+            let (answer, published) = send(Ok(()), key).await;
+            assert_eq!((answer.outcome, answer.body, answer.repeated), (Outcome::Stored, AnswerBody::None, false));
+            assert!(answer.elapsed < Duration::from_secs(5));
+            assert_eq!(published.len(), 1);
+            assert_eq!((published[0].0.body.as_ref(), published[0].1.as_deref()), (b"original".as_slice(), key));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_way_of_not_being_stored_has_its_outcome() {
+        let outcome = async |error: PublishError| send(Err(error), None).await.0.outcome;
+        let text = || "why".to_owned();
+        assert!(
+            matches!(outcome(PublishError::NotConnected(text())).await, Outcome::ConnectionError(t) if t.contains("why"))
+        );
+        assert!(
+            matches!(outcome(PublishError::Refused(text())).await, Outcome::ConnectionError(t) if t.contains("why"))
+        );
+        assert_eq!(outcome(PublishError::Unroutable(text())).await, Outcome::Unroutable);
+        assert_eq!(outcome(PublishError::Unknown(text())).await, Outcome::Timeout);
+        assert!(matches!(outcome(PublishError::Invalid(text())).await, Outcome::Invalid(t) if t.contains("why")));
+    }
+}

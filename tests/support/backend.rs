@@ -146,15 +146,10 @@ impl Answer {
 }
 
 fn head(status: u16, headers: &[(&str, &str)], length: Option<usize>) -> Vec<u8> {
-    let mut text = format!("HTTP/1.1 {status} Scripted\r\n");
-    for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
-    }
-    if let Some(length) = length {
-        text += &format!("Content-Length: {length}\r\n");
-    }
-    text.push_str("\r\n");
-    text.into_bytes()
+    let mut lines = vec![format!("HTTP/1.1 {status} Scripted")];
+    lines.extend(headers.iter().map(|(name, value)| format!("{name}: {value}")));
+    lines.extend(length.map(|length| format!("Content-Length: {length}")));
+    (lines.join("\r\n") + "\r\n\r\n").into_bytes()
 }
 
 type Script = dyn Fn(&Hit) -> Answer + Send + Sync;
@@ -246,6 +241,11 @@ impl Backend {
         self.address
     }
 
+    /// The same for a name that resolves to it.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// `http://127.0.0.1:PORT` and a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
@@ -295,9 +295,8 @@ impl Backend {
                 changes.changed().await.expect("the backend is alive");
             }
         };
-        if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-            panic!("waited in vain for {what}: {:?}", self.shared.record.lock().unwrap());
-        }
+        let in_time = tokio::time::timeout(PATIENCE, waiting).await.is_ok();
+        assert!(in_time, "waited in vain for {what}: {:?}", self.shared.record.lock().unwrap());
     }
 }
 

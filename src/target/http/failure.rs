@@ -58,7 +58,10 @@ fn of_certificate(reason: &CertificateError) -> String {
         }
         CertificateError::UnknownIssuer => "certificate has an unknown issuer; set tls.caRef".to_owned(),
         CertificateError::Revoked => "certificate revoked".to_owned(),
-        CertificateError::BadSignature => "certificate has a bad signature".to_owned(),
+        // The usual way here: a private authority was replaced, and its bundle was not.
+        CertificateError::BadSignature => {
+            "certificate has a bad signature: its issuer has the name, not the key, of ours".to_owned()
+        }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             "certificate is self-signed; set tls.caRef".to_owned()
         }
@@ -75,7 +78,8 @@ fn of_alert(alert: AlertDescription) -> String {
         AlertDescription::CertificateRevoked => "our client certificate is revoked",
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateUnknown => "it does not accept our client certificate",
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::DecryptError => "it does not accept our client certificate",
         AlertDescription::AccessDenied => "access denied",
         AlertDescription::UnrecognisedName => "it does not know the server name",
         AlertDescription::ProtocolVersion => "it does not speak TLS 1.2 or later",

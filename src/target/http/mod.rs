@@ -79,7 +79,7 @@ impl HttpTarget {
         Ok(Self {
             requests: Requests::new(&url, config.credentials.as_ref())?,
             connector: Connector::new(&url, config)?,
-            pool: Pool::new(config.max_idle),
+            pool: Pool::new(pool::Limits::for_attempts(config.max_idle)),
             timeout: config.timeout,
             max_body: config.max_body,
         })

@@ -2,8 +2,9 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-#[path = "support/backend.rs"]
+#[path = "../support/backend.rs"]
 mod backend;
+mod tls;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -141,7 +142,7 @@ async fn attempts_side_by_side_use_no_more_connections_than_there_are_attempts()
 
 #[tokio::test]
 async fn an_answer_that_nobody_wants_leaves_the_connection_for_the_next_message() {
-    let backend = Backend::start(|_| Answer::full(200, &[], &[b'x'; 30_000])).await;
+    let backend = Backend::start(|_| Answer::full(200, &[], &vec![b'x'; 30_000])).await;
     let target = HttpTarget::new(&HttpTargetConfig { max_body: None, ..config(backend.url("/")) }).unwrap();
     for _ in 0..5 {
         assert_eq!(target.send(attempt("m")).await.body, AnswerBody::None);
@@ -308,6 +309,19 @@ async fn c5_a_compressed_body_is_passed_on_as_it_is() {
     let answer = send_once(&backend).await;
     assert_eq!(answer.body, AnswerBody::Complete(Bytes::copy_from_slice(&bomb)));
     assert_eq!(backend.hits()[0].header("accept-encoding"), None);
+}
+
+// C6: what is made of it is decided elsewhere; it must get there as it came.
+
+#[tokio::test]
+async fn c6_every_retry_after_value_is_handed_on_as_it_came() {
+    let values = ["0", "3600", "Sat, 21 Nov 2026 08:00:30 GMT", "-1", "1e9", "soon", ""];
+    let headers: Vec<(&str, &str)> = values.iter().map(|value| ("Retry-After", *value)).collect();
+    let bytes = Answer::full(503, &headers, b"");
+    let backend = Backend::start(move |_| bytes.clone()).await;
+    let Outcome::Response { headers, .. } = send_once(&backend).await.outcome else { panic!("no response") };
+    let seen: Vec<_> = headers.get_all("retry-after").iter().map(|value| value.to_str().unwrap()).collect();
+    assert_eq!(seen, values);
 }
 
 // C7
