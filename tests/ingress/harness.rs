@@ -22,11 +22,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes messages, or does not, as the test says.
 #[derive(Debug)]
-pub struct ScriptedStore {
+pub(crate) struct ScriptedStore {
     stored: Mutex<Vec<(Arc<Message>, Option<String>)>>,
     refusal: Mutex<Option<PublishError>>,
     /// A publish takes a permit of it before it does anything: closed by [`ScriptedStore::hold`].
@@ -49,31 +49,31 @@ impl ScriptedStore {
     }
 
     /// From now on publishes fail.
-    pub fn refuse(&self, error: PublishError) {
+    pub(crate) fn refuse(&self, error: PublishError) {
         *self.refusal.lock().unwrap() = Some(error);
     }
 
     /// From now on publishes wait.
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.gate.forget_permits(OPEN);
     }
 
     /// Lets all publishes go on.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.gate.add_permits(OPEN);
     }
 
     /// Waits until this many publishes are waiting.
-    pub async fn waiting(&self, count: usize) {
+    pub(crate) async fn waiting(&self, count: usize) {
         let mut waiting = self.waiting.subscribe();
         timeout(PATIENCE, waiting.wait_for(|now| *now >= count)).await.unwrap().unwrap();
     }
 
-    pub fn messages(&self) -> Vec<Arc<Message>> {
+    pub(crate) fn messages(&self) -> Vec<Arc<Message>> {
         self.stored.lock().unwrap().iter().map(|(message, _)| message.clone()).collect()
     }
 
-    pub fn routing_keys(&self) -> Vec<Option<String>> {
+    pub(crate) fn routing_keys(&self) -> Vec<Option<String>> {
         self.stored.lock().unwrap().iter().map(|(_, key)| key.clone()).collect()
     }
 }
@@ -127,7 +127,7 @@ impl MessageStore for ScriptedStore {
 }
 
 /// `POST /orders`, any body, into the store.
-pub fn rule() -> RulePlan {
+pub(crate) fn rule() -> RulePlan {
     let answer = |status| ResponsePlan { status, headers: BTreeMap::new(), body: None };
     RulePlan {
         name: "take".into(),
@@ -148,7 +148,7 @@ pub fn rule() -> RulePlan {
     }
 }
 
-pub fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits {
         max_body_size: 1024 * 1024,
         max_header_size: 32 * 1024,
@@ -160,30 +160,30 @@ pub fn limits() -> Limits {
 }
 
 /// A running ingress.
-pub struct Ingress {
-    pub address: SocketAddr,
-    pub store: Arc<ScriptedStore>,
-    pub counters: Arc<RouteCounters>,
-    pub metrics: Metrics,
+pub(crate) struct Ingress {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<ScriptedStore>,
+    pub(crate) counters: Arc<RouteCounters>,
+    pub(crate) metrics: Metrics,
     routes: Arc<ArcSwap<RouteTable>>,
     shutdown: CancellationToken,
     serving: JoinHandle<Drained>,
 }
 
 impl Ingress {
-    pub async fn start(rules: Vec<RulePlan>, limits: Limits) -> Self {
+    pub(crate) async fn start(rules: Vec<RulePlan>, limits: Limits) -> Self {
         let drain = Drain { linger: Duration::ZERO, grace: PATIENCE };
         Self::start_with(rules, limits, drain).await
     }
 
     /// One rule, the default limits.
-    pub async fn simple() -> Self {
+    pub(crate) async fn simple() -> Self {
         Self::start(vec![rule()], limits()).await
     }
 
     // Async so that it is called inside a runtime.
     #[allow(clippy::unused_async)]
-    pub async fn start_with(rules: Vec<RulePlan>, limits: Limits, drain: Drain) -> Self {
+    pub(crate) async fn start_with(rules: Vec<RulePlan>, limits: Limits, drain: Drain) -> Self {
         let store = ScriptedStore::new();
         let counters = Arc::new(RouteCounters::default());
         let metrics = Metrics::default();
@@ -197,36 +197,36 @@ impl Ingress {
     }
 
     /// Takes over other rules.
-    pub fn reload(&self, rules: Vec<RulePlan>, limits: Limits) {
+    pub(crate) fn reload(&self, rules: Vec<RulePlan>, limits: Limits) {
         self.routes.store(Arc::new(compile(rules, limits, &self.store, &self.counters, &self.metrics).unwrap()));
     }
 
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.unwrap(), read: Vec::new() }
     }
 
     /// Sends bytes on a connection of their own, and reads one answer.
-    pub async fn send(&self, request: impl AsRef<[u8]>) -> Reply {
+    pub(crate) async fn send(&self, request: impl AsRef<[u8]>) -> Reply {
         let mut client = self.connect().await;
         client.write(request).await;
         client.answer().await
     }
 
-    pub async fn post(&self, body: &str) -> Reply {
+    pub(crate) async fn post(&self, body: &str) -> Reply {
         self.send(post(body)).await
     }
 
     /// Tells it to stop.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.shutdown.cancel();
     }
 
-    pub async fn stopped(self) -> Drained {
+    pub(crate) async fn stopped(self) -> Drained {
         timeout(PATIENCE + PATIENCE, self.serving).await.unwrap().unwrap()
     }
 
     /// Waits until a metric's line has this value.
-    pub async fn metric(&self, line: &str) {
+    pub(crate) async fn metric(&self, line: &str) {
         timeout(PATIENCE, async {
             while !self.metrics.encode().lines().any(|found| found == line) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -237,7 +237,7 @@ impl Ingress {
     }
 
     /// Waits until nothing is in flight.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         self.metric(r#"stagepost_ingress_in_flight{route="shop/desk"} 0"#).await;
     }
 }
@@ -271,55 +271,55 @@ fn compile(
 }
 
 /// A well-formed POST to `/orders`.
-pub fn post(body: &str) -> String {
+pub(crate) fn post(body: &str) -> String {
     format!("POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 /// A POST with further header lines.
-pub fn post_with(lines: &str, body: &str) -> String {
+pub(crate) fn post_with(lines: &str, body: &str) -> String {
     format!("POST /orders HTTP/1.1\r\nHost: a\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
 /// A connection.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     read: Vec<u8>,
 }
 
 /// An answer.
 #[derive(Debug, Clone)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Reply {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.header("connection") == Some("close")
     }
 }
 
 impl Client {
-    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
     /// Writes what the other side may no longer want.
-    pub async fn try_write(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn try_write(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
-    pub async fn answer(&mut self) -> Reply {
+    pub(crate) async fn answer(&mut self) -> Reply {
         self.try_answer().await.expect("an answer")
     }
 
     /// The next answer; `None` if the connection is closed instead.
-    pub async fn try_answer(&mut self) -> Option<Reply> {
+    pub(crate) async fn try_answer(&mut self) -> Option<Reply> {
         loop {
             if let Some((reply, length)) = parse(&self.read) {
                 self.read.drain(..length);
@@ -332,13 +332,13 @@ impl Client {
     }
 
     /// Everything up to the close.
-    pub async fn rest(mut self) -> String {
+    pub(crate) async fn rest(mut self) -> String {
         while self.read_more().await {}
         String::from_utf8_lossy(&self.read).into_owned()
     }
 
     /// Whether the connection is closed now, or soon, without another byte.
-    pub async fn is_closed(&mut self) -> bool {
+    pub(crate) async fn is_closed(&mut self) -> bool {
         !self.read_more().await && self.read.is_empty()
     }
 

@@ -1,5 +1,10 @@
 //! The ingress as a black box: raw bytes over TCP, and a scripted store behind it.
-
-mod harness;
+//!
+//! `B` and `E` numbers are the rows of the list of faults that a test covers.
 
 mod answers;
+mod framing;
+mod harness;
+mod http2;
+mod lifecycle;
+mod limits;
