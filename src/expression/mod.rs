@@ -1,7 +1,25 @@
 //! Templates, conditions and transforms: one language (Jinja2 by minijinja), compiled when loaded, bounded when run.
 //!
 //! Inputs: text from a manifest, a message. Outputs: text, a yes or no, a changed message. No I/O, no clock, and
-//! no way to run without end: fuel bounds the steps, 16 MiB every string.
+//! no way to run without end: fuel bounds the steps, a budget the bytes, 16 MiB every string.
+//!
+//! A text goes through `lower` (operators become filters of ours, what loads other templates is refused), then the
+//! engine compiles it. `json` and `number` are how a message looks from inside: numbers, order and spacing of what
+//! passes through stay as they came.
+
+mod data;
+mod error;
+mod filters;
+mod functions;
+mod json;
+mod limits;
+mod lower;
+mod number;
+mod operators;
+mod predicates;
+mod scope;
+mod template;
+mod transform;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +27,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 
+pub use self::error::{CompileError, EvalError, Position};
+pub use self::scope::Context;
+pub use self::template::{Condition, Key, MAX_EXPRESSION, MAX_TEMPLATE, Template};
+pub use self::transform::{Applied, StepError, Transform, TransformError, settable_header};
 use crate::core::message::Message;
 
 /// One step of a transform, as a plan holds it.
@@ -122,3 +144,6 @@ impl Content {
         Self { headers, body: message.body.clone() }
     }
 }
+
+#[cfg(test)]
+mod examples;

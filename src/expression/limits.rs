@@ -1,0 +1,79 @@
+//! What one evaluation may use: steps by minijinja's fuel, and bytes by the budget kept here.
+//!
+//! Everything that makes or walks through text charges the budget, so that few steps over large texts end as surely
+//! as many steps over small ones. What is charged is never given back: the sum bounds the memory as well.
+
+use std::cell::Cell;
+
+use minijinja::{Error, ErrorKind, Value};
+
+/// Steps of one evaluation, in minijinja's unit: one instruction.
+pub(super) const FUEL: u64 = 300_000;
+/// Bytes that one evaluation may make or walk through.
+const BUDGET: usize = 48 * 1024 * 1024;
+/// The longest text, output included, in bytes.
+pub(super) const MAX_TEXT: usize = 16 * 1024 * 1024;
+/// The most items of a list, and the most repetitions.
+pub(super) const MAX_ITEMS: usize = 1024 * 1024;
+/// Lists in lists, macros in macros: deeper than any message, shallow enough for a thread's stack.
+pub(super) const MAX_DEPTH: usize = 128;
+/// What an item of a list costs beside its text.
+pub(super) const ITEM: usize = 64;
+
+thread_local! {
+    /// What is left for the evaluation that runs on this thread. Outside of one there is no bound: error texts.
+    static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Runs one evaluation with a budget of its own.
+pub(super) fn within_budget<R>(evaluation: impl FnOnce() -> R) -> R {
+    struct Restore(usize);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LEFT.set(self.0);
+        }
+    }
+    let _restore = Restore(LEFT.replace(BUDGET));
+    evaluation()
+}
+
+/// Takes bytes from the budget, before the work is done.
+pub(super) fn charge(bytes: usize) -> Result<(), Error> {
+    let left = LEFT.get();
+    if left == usize::MAX {
+        return Ok(());
+    }
+    let Some(rest) = left.checked_sub(bytes) else { return Err(exceeded("it handles more than 48 MiB of text")) };
+    LEFT.set(rest);
+    Ok(())
+}
+
+/// Charges for walking over text without copying it, which is several times cheaper.
+pub(super) fn charge_walk(bytes: usize) -> Result<(), Error> {
+    charge(bytes / 2)
+}
+
+/// Refuses a text that would be longer than [`MAX_TEXT`], else charges for it.
+pub(super) fn charge_text(bytes: usize) -> Result<(), Error> {
+    if bytes > MAX_TEXT { Err(exceeded("a text is longer than 16 MiB")) } else { charge(bytes) }
+}
+
+/// Refuses a list that would be longer than [`MAX_ITEMS`], else charges for it.
+pub(super) fn charge_items(items: usize) -> Result<(), Error> {
+    if items > MAX_ITEMS { Err(exceeded("a list has more than 1048576 items")) } else { charge(items * ITEM) }
+}
+
+/// A limit was met.
+pub(super) fn exceeded(what: &'static str) -> Error {
+    Error::new(ErrorKind::OutOfFuel, what)
+}
+
+/// An operation that cannot be done, with the remedy.
+pub(super) fn invalid(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what)
+}
+
+/// A value for [`minijinja::value::Object`] methods that cannot fail otherwise: using it fails.
+pub(super) fn or_invalid(result: Result<Value, Error>) -> Value {
+    result.unwrap_or_else(Value::from)
+}
