@@ -17,6 +17,7 @@
 pub mod api;
 pub mod core;
 pub mod expression;
+pub mod forwarder;
 pub mod ingress;
 pub mod plan;
 pub mod shutdown;

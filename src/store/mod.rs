@@ -73,6 +73,10 @@ pub trait Consumer: Send {
     /// crash before that delivers them once more. Tags of an earlier connection are refused and come again.
     fn ack(&mut self, tags: &[Tag]) -> Result<(), StoreError>;
 
+    /// Takes nothing more; what was handed out stays to be acknowledged. A store that sends ahead of [`next`](Self::next)
+    /// stops doing so; for one that doesn't there is nothing to do. Does not wait.
+    fn stop_taking(&mut self) {}
+
     /// Stops taking, and returns everything that is unsettled to its old place, all together. Acknowledgements
     /// given before are carried out first.
     fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;

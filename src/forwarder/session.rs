@@ -1,0 +1,446 @@
+//! One attachment to the source: taking, attempting and settling until it ends, then returning the rest.
+//!
+//! One task owns the consumer, the lanes and every decision; attempts and publishes run beside it and report back.
+//! A session ends in one way whatever the cause: nothing new starts, what is under way ends, and what is left goes
+//! back all together (see [`End`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::held::{Held, Memory, Phase};
+use super::noise::Noise;
+use super::orders::{Order, Orders};
+use super::pacing::{Pacing, Start};
+use super::processor::{Processor, bounded};
+use super::report::Hindrance;
+use super::work::{self, Work};
+use crate::core::deactivation::Deactivation;
+use crate::core::message::Message;
+use crate::core::ordering::{Lane, Lanes, Sequence};
+use crate::plan::OrderingPlan;
+use crate::store::{Consumer, Delivery, StoreError, Tag};
+
+/// Most bytes of messages in our hands; above it what was not started goes back.
+const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
+/// How long a small window is kept after messages were too large for the usual one.
+const NARROW_FOR: Duration = Duration::from_secs(60);
+/// How long a tick waits for a message that was counted and is not there any more (a purge, another consumer).
+const BATCH_WAIT: Duration = Duration::from_secs(1);
+/// Between two tries to read the deactivation record for a redelivered message.
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What outlives a session: returned messages find it again when they are taken again.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) pacing: Pacing,
+    pub(super) memory: Memory,
+    pub(super) noise: Noise,
+    /// A deactivation that was decided and is not stored yet: nothing is consumed before it is.
+    pub(super) unrecorded: Option<Deactivation>,
+    /// Since when the window is small.
+    narrow_since: Option<Duration>,
+    taken: Sequence,
+}
+
+impl State {
+    pub(super) fn new(pacing: Pacing) -> Self {
+        let (memory, noise) = (Memory::default(), Noise::default());
+        Self { pacing, memory, noise, unrecorded: None, narrow_since: None, taken: 0 }
+    }
+
+    /// How many messages are taken ahead in the next session.
+    pub(super) fn window(&self, processor: &Processor) -> u16 {
+        match self.narrow_since {
+            Some(_) => u16::try_from(processor.concurrency()).unwrap_or(u16::MAX),
+            None => processor.window(),
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Told to stop.
+    Stop,
+    /// The batch is done.
+    BatchDone,
+    /// Something was held for as long as the broker allows.
+    HoldLimit,
+    /// The window was too wide for messages this large, or can be wide again.
+    Window,
+    /// The consumer is gone; the store has what was not acknowledged.
+    Lost(StoreError),
+    /// The record is stored.
+    Deactivated(Deactivation),
+}
+
+/// A session that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) why: End,
+    /// Messages that left the source in it.
+    pub(super) settled: u64,
+    /// Attempts that were cut off because the grace period was over.
+    pub(super) cut_off: usize,
+}
+
+pub(super) struct Session<'a> {
+    pub(super) processor: Arc<Processor>,
+    pub(super) state: &'a mut State,
+    /// `None` once it is gone.
+    pub(super) consumer: Option<Box<dyn Consumer>>,
+    window: usize,
+    /// Of a batch: how many are still to be taken.
+    batch: Option<u64>,
+    last_taken: Duration,
+    pub(super) lanes: Lanes,
+    pub(super) held: BTreeMap<Sequence, Held>,
+    bytes: usize,
+    work: FuturesUnordered<Work>,
+    pub(super) attempts: usize,
+    /// Settled since the last acknowledgement.
+    to_ack: Vec<(Tag, Held)>,
+    settled: u64,
+    /// A message decided that the processor stops: no attempt starts any more.
+    pub(super) deactivating: bool,
+    pub(super) ending: Option<End>,
+    /// Cancelled when the session begins to end: what is tried for as long as it takes gives up then.
+    pub(super) over: CancellationToken,
+    /// Until when pacing holds attempts back, and why.
+    gate: Option<(Duration, Option<Hindrance>)>,
+    next_check: Option<Duration>,
+    shown: Option<Hindrance>,
+}
+
+impl<'a> Session<'a> {
+    /// `batch`: how many messages to take at most; `None`: all that come.
+    pub(super) fn new(
+        processor: &Arc<Processor>,
+        state: &'a mut State,
+        consumer: Box<dyn Consumer>,
+        window: u16,
+        batch: Option<u64>,
+    ) -> Self {
+        let now = processor.clock.elapsed();
+        Self {
+            processor: Arc::clone(processor),
+            state,
+            consumer: Some(consumer),
+            window: usize::from(window),
+            batch,
+            last_taken: now,
+            lanes: Lanes::default(),
+            held: BTreeMap::new(),
+            bytes: 0,
+            work: FuturesUnordered::new(),
+            attempts: 0,
+            to_ack: Vec::new(),
+            settled: 0,
+            deactivating: false,
+            ending: None,
+            over: CancellationToken::new(),
+            gate: None,
+            next_check: processor.check_record_every.map(|every| now + every),
+            shown: None,
+        }
+    }
+
+    /// Works until the session ends and everything is settled or returned.
+    pub(super) async fn run(mut self, orders: &mut Orders) -> Ended {
+        loop {
+            self.watch_limits();
+            self.dispatch();
+            self.acknowledge();
+            self.show();
+            if (self.ending.is_some() && self.work.is_empty()) || grace_is_over(orders) {
+                return self.close().await;
+            }
+            let wake = self.next_wake(orders);
+            tokio::select! {
+                biased;
+                order = orders.next() => match order {
+                    Order::Stop => self.end(End::Stop),
+                    // Not deactivated: nothing to do. Nobody listens any more: nobody is told.
+                    Order::Reactivate(answer) => drop(answer.send(Ok(()))),
+                },
+                Some(done) = self.work.next() => self.done(done),
+                () = sleep_until(wake) => {}
+                taken = next_of(&mut self.consumer), if self.takes() => match taken {
+                    Ok(delivery) => self.took(delivery),
+                    Err(error) => self.lost(error),
+                },
+            }
+        }
+    }
+
+    /// Begins the end. The first cause counts, but a stored deactivation is never forgotten over another.
+    pub(super) fn end(&mut self, why: End) {
+        if self.ending.is_none() || matches!(why, End::Deactivated(_)) {
+            tracing::debug!(processor = %self.processor.name, ?why, held = self.held.len(), "ending an attachment");
+            self.ending = Some(why);
+        }
+        self.over.cancel();
+    }
+
+    fn lost(&mut self, error: StoreError) {
+        self.consumer = None;
+        self.end(End::Lost(error));
+    }
+
+    /// Ends the session when one of its limits is reached.
+    fn watch_limits(&mut self) {
+        if self.ending.is_some() {
+            return;
+        }
+        let now = self.processor.clock.elapsed();
+        let oldest = self.held.first_key_value().map(|(_, held)| held.taken);
+        if oldest.is_some_and(|taken| now >= taken + self.processor.hold_limit) {
+            return self.end(End::HoldLimit);
+        }
+        if self.bytes > MAX_HELD_BYTES && self.state.narrow_since.is_none() {
+            self.state.narrow_since = Some(now);
+            return self.end(End::Window);
+        }
+        if self.held.is_empty() && self.state.narrow_since.is_some_and(|since| now >= since + NARROW_FOR) {
+            self.state.narrow_since = None;
+            return self.end(End::Window);
+        }
+        if let Some(left) = self.batch
+            && left > 0
+            && now >= self.last_taken + BATCH_WAIT
+        {
+            self.taken_enough();
+        }
+        if self.batch == Some(0) && self.held.is_empty() {
+            return self.end(End::BatchDone);
+        }
+        if let Some(at) = self.next_check
+            && now >= at
+        {
+            self.next_check = None;
+            self.work.push(work::check(&self.processor, None));
+        }
+    }
+
+    fn takes(&self) -> bool {
+        let window = self.held.len() < self.window && self.bytes <= MAX_HELD_BYTES;
+        self.ending.is_none() && window && self.batch != Some(0)
+    }
+
+    fn took(&mut self, delivery: Delivery) {
+        let now = self.processor.clock.elapsed();
+        self.last_taken = now;
+        match self.batch {
+            Some(1) => self.taken_enough(),
+            Some(left) => self.batch = Some(left.saturating_sub(1)),
+            None => {}
+        }
+        self.state.taken += 1;
+        let sequence = self.state.taken;
+        let message = &delivery.message;
+        let (history, not_before) = self.state.memory.recall(&message.id).unwrap_or_default();
+        // A key that can't be evaluated shows again, and is answered, when the message's turn comes.
+        let lane = self.processor.expressions.lane(message, sequence).unwrap_or(Lane::Keyless);
+        tracing::debug!(processor = %self.processor.name, message_id = %message.id, redelivered = delivery.redelivered, "taken");
+        let held = Held {
+            weight: message.weight(),
+            taken: now,
+            unchecked: delivery.redelivered && self.processor.check_record_every.is_some(),
+            content: None,
+            history,
+            delivery,
+        };
+        self.bytes += held.weight;
+        self.held.insert(sequence, held);
+        self.lanes.push(sequence, lane, not_before);
+    }
+
+    /// The batch is in our hands.
+    fn taken_enough(&mut self) {
+        self.batch = Some(0);
+        if let Some(consumer) = &mut self.consumer {
+            consumer.stop_taking();
+        }
+    }
+
+    /// Starts what may start.
+    fn dispatch(&mut self) {
+        self.gate = None;
+        while self.may_start() {
+            let now = self.processor.clock.elapsed();
+            let Some(delivery) = self.lanes.next(now) else { return };
+            match self.begin(delivery, now) {
+                Start::Now { .. } => {}
+                Start::At(at, why) => {
+                    self.gate = Some((at, why));
+                    return;
+                }
+                Start::AfterProbe => {
+                    self.gate = Some((Duration::MAX, Some(Hindrance::BreakerOpen)));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn may_start(&self) -> bool {
+        self.ending.is_none() && !self.deactivating && self.attempts < self.processor.concurrency()
+    }
+
+    pub(super) fn work(&mut self, work: Work) {
+        self.work.push(work);
+    }
+
+    /// Takes a message out of our hands; the next acknowledgement takes it out of the source.
+    pub(super) fn settle(&mut self, delivery: Sequence) {
+        self.lanes.finish(delivery);
+        if let Some(held) = self.held.remove(&delivery) {
+            self.state.pacing.message_ended(delivery, self.processor.clock.elapsed());
+            self.bytes = self.bytes.saturating_sub(held.weight);
+            self.to_ack.push((held.delivery.tag, held));
+        }
+    }
+
+    /// Acknowledges what was settled in this turn, all at once: under load that is a batch, else a single message.
+    fn acknowledge(&mut self) {
+        if self.to_ack.is_empty() {
+            return;
+        }
+        let settled = std::mem::take(&mut self.to_ack);
+        let tags: Vec<Tag> = settled.iter().map(|(tag, _)| *tag).collect();
+        let acknowledged = self.consumer.as_mut().map_or(Err(StoreError::Stale), |consumer| consumer.ack(&tags));
+        match acknowledged {
+            Ok(()) => self.settled += settled.len() as u64,
+            Err(error) => {
+                // They come again, and are then acknowledged without another attempt.
+                for (_, held) in settled {
+                    let mut history = held.history;
+                    history.phase = Phase::Settled;
+                    self.state.memory.remember(&held.delivery.message, history, Duration::ZERO);
+                }
+                self.lost(error);
+            }
+        }
+    }
+
+    pub(super) fn checked(&mut self, delivery: Option<Sequence>, found: Result<Option<Deactivation>, StoreError>) {
+        let now = self.processor.clock.elapsed();
+        match (found, delivery) {
+            (Ok(Some(record)), _) => self.end(End::Deactivated(record)),
+            (Ok(None), Some(delivery)) => {
+                if let Some(held) = self.held.get_mut(&delivery) {
+                    held.unchecked = false;
+                }
+                self.lanes.retry(delivery, now);
+            }
+            (Err(_), Some(delivery)) => self.lanes.retry(delivery, now + CHECK_AGAIN),
+            (Ok(None) | Err(_), None) => {}
+        }
+        if delivery.is_none() {
+            self.next_check = self.processor.check_record_every.map(|every| now + every);
+        }
+    }
+
+    /// When something is due that no event announces.
+    fn next_wake(&self, orders: &Orders) -> Option<Instant> {
+        let at = |at: Duration| self.processor.clock.instant(at);
+        let mut wake = orders.deadline();
+        let mut also = |due: Option<Duration>| {
+            if let Some(due) = due {
+                wake = Some(wake.map_or(at(due), |wake| wake.min(at(due))));
+            }
+        };
+        if self.ending.is_none() {
+            if self.may_start() {
+                also(self.gate.map(|(until, _)| until));
+                also(self.lanes.next_due());
+            }
+            also(self.held.first_key_value().map(|(_, held)| held.taken + self.processor.hold_limit));
+            also(self.batch.filter(|left| *left > 0).map(|_| self.last_taken + BATCH_WAIT));
+            also(self.next_check);
+        }
+        wake
+    }
+
+    /// Tells the report what is held, and why nothing is delivered when nothing is.
+    fn show(&mut self) {
+        let oldest = self.held.first_key_value().and_then(|(_, held)| held.delivery.message.timestamp);
+        self.processor.shared.holds(self.held.len(), oldest);
+        let idle = self.work.is_empty() && !self.held.is_empty() && self.ending.is_none();
+        let full = self.held.len() >= self.window;
+        let per_key = matches!(self.processor.plan.ordering, OrderingPlan::PerKey(_));
+        let hindrance = match self.gate {
+            Some((_, why)) => why,
+            None if idle && full && per_key => Some(Hindrance::WindowFull),
+            None if idle => Some(Hindrance::WaitingForRetry),
+            None => None,
+        };
+        if hindrance != self.shown {
+            self.shown = hindrance;
+            self.processor.shared.hindered(hindrance);
+            tracing::debug!(processor = %self.processor.name, reason = hindrance.map(Hindrance::as_str), "delivering");
+        }
+    }
+
+    /// Returns what is left, and remembers what has happened to it.
+    async fn close(mut self) -> Ended {
+        let cut_off = self.attempts;
+        if cut_off > 0 {
+            self.state.pacing.cancelled(self.processor.clock.elapsed());
+        }
+        // Attempts that the grace period cut off end here, uncounted.
+        self.work.clear();
+        let why = self.ending.take().unwrap_or(End::Stop);
+        let left = std::mem::take(&mut self.held);
+        if let Some(consumer) = self.consumer.take() {
+            if let Err(error) = bounded(consumer.give_back()).await {
+                // Not returned is not lost: the store takes back what a consumer that is gone had.
+                tracing::debug!(processor = %self.processor.name, %error, "returning failed");
+            }
+            self.processor.shared.metrics.returned.inc_by(left.len() as u64);
+        }
+        if matches!(why, End::Deactivated(_)) {
+            self.state.memory.clear();
+        } else {
+            for (sequence, held) in left {
+                self.remember(sequence, held);
+            }
+        }
+        self.processor.shared.holds(0, None);
+        self.processor.shared.hindered(None);
+        Ended { why, settled: self.settled, cut_off }
+    }
+
+    fn remember(&mut self, sequence: Sequence, held: Held) {
+        let Held { history, delivery, .. } = held;
+        if history.phase == Phase::Attempt && history.tally.failures == 0 {
+            return;
+        }
+        let not_before = self.lanes.not_before(sequence).unwrap_or_default();
+        let message: &Message = &delivery.message;
+        self.state.memory.remember(message, history, not_before);
+    }
+}
+
+fn grace_is_over(orders: &Orders) -> bool {
+    orders.deadline().is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_of(consumer: &mut Option<Box<dyn Consumer>>) -> Result<Delivery, StoreError> {
+    match consumer {
+        Some(consumer) => consumer.next().await,
+        None => std::future::pending().await,
+    }
+}
