@@ -193,7 +193,7 @@ pub struct AcceptedResponse {
     #[schemars(range(min = 200, max = 599))]
     pub status: u16,
     /// Header names and templates of their values.
-    #[schemars(extend("maxProperties" = 64), inner(length(max = 16384)))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 16384}))]
     pub headers: BTreeMap<String, String>,
     /// A template.
     #[schemars(length(max = 16384))]
@@ -214,7 +214,7 @@ pub struct InvalidResponse {
     #[schemars(range(min = 200, max = 599))]
     pub status: u16,
     /// Header names and templates of their values.
-    #[schemars(extend("maxProperties" = 64), inner(length(max = 16384)))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 16384}))]
     pub headers: BTreeMap<String, String>,
     /// A template. Default: problem JSON (RFC 9457).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -236,7 +236,7 @@ pub struct StoreFailedResponse {
     #[schemars(range(min = 200, max = 599))]
     pub status: u16,
     /// Header names and templates of their values.
-    #[schemars(extend("maxProperties" = 64), inner(length(max = 16384)))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 16384}))]
     pub headers: BTreeMap<String, String>,
     /// A template. Default: problem JSON (RFC 9457).
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -90,7 +90,7 @@ fn root() -> String {
 pub struct TargetHeaders {
     /// Header names and templates of their values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64), inner(length(max = 16384)))]
+    #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 16384}))]
     pub set: BTreeMap<String, String>,
     /// Header names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

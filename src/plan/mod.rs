@@ -6,6 +6,20 @@
 //! A plan is complete in itself: a worker that has its plan and the Secrets it names needs nothing else. It is
 //! serialisable, holds no secret value, and its hash changes exactly when its content does.
 
+pub mod compile;
+pub mod finding;
+pub mod keys;
+pub mod load;
+pub mod manifest;
+mod object;
+pub mod overlap;
+mod position;
+pub mod rules;
+mod schema;
+mod suggest;
+pub mod validate;
+pub mod world;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
