@@ -1,6 +1,6 @@
-//! The answers that a rule's author wrote.
+//! The texts that a rule's author wrote: answers, and single values.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -9,22 +9,37 @@ use http_body_util::Full;
 use serde::de::IgnoredAny;
 
 use super::problem::{Answer, Problem, with_retry_after};
+use crate::expression::{CompileError, Context, Template};
 use crate::plan::ResponsePlan;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// A template, or a text that needs no rendering.
+#[derive(Debug)]
+pub(super) enum Text {
+    Static(String),
+    Dynamic(Box<Template>),
+}
+
 /// A compiled answer.
 #[derive(Debug)]
 pub(super) struct AnswerTemplate {
     status: StatusCode,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    body: Option<Body>,
+    headers: Vec<(HeaderName, HeaderText)>,
+    body: Option<BodyText>,
 }
 
 #[derive(Debug)]
-enum Body {
+enum HeaderText {
+    Static(HeaderValue),
+    Dynamic(Text),
+}
+
+#[derive(Debug)]
+enum BodyText {
     Static { text: Bytes, media_type: HeaderValue },
+    Dynamic(Text),
 }
 
 /// Why an answer cannot be compiled.
@@ -39,9 +54,38 @@ pub enum AnswerError {
     /// A header that the connection needs for itself.
     #[error("header `{0}` is set by the server and cannot be given")]
     ReservedHeader(String),
-    /// A template.
-    #[error("{0}")]
-    Template(String),
+    /// The template of a header's value.
+    #[error("header `{0}`: {1}")]
+    HeaderTemplate(String, CompileError),
+    /// The template of the body.
+    #[error("body: {0}")]
+    Body(CompileError),
+}
+
+impl Text {
+    /// Only what has something to render is given to the template engine.
+    pub(super) fn compile(text: &str) -> Result<Self, CompileError> {
+        if ["{{", "{%", "{#"].iter().any(|opening| text.contains(opening)) {
+            Template::compile(text).map(|template| Self::Dynamic(Box::new(template)))
+        } else {
+            Ok(Self::Static(text.to_owned()))
+        }
+    }
+
+    pub(super) fn is_dynamic(&self) -> bool {
+        matches!(self, Self::Dynamic(_))
+    }
+
+    /// The text for one request. A dynamic text needs its view.
+    pub(super) fn render(&self, view: Option<&Context>) -> Result<Cow<'_, str>, String> {
+        match (self, view) {
+            (Self::Static(text), _) => Ok(Cow::Borrowed(text)),
+            (Self::Dynamic(template), Some(view)) => {
+                template.render_in(view).map(Cow::Owned).map_err(|error| error.to_string())
+            }
+            (Self::Dynamic(_), None) => Err("there is nothing to render it with".to_owned()),
+        }
+    }
 }
 
 impl AnswerTemplate {
@@ -50,65 +94,92 @@ impl AnswerTemplate {
             .ok()
             .filter(|status| (200..600).contains(&status.as_u16()))
             .ok_or(AnswerError::Status(plan.status))?;
+        let headers = plan.headers.iter().map(|(name, value)| compile_header(name, value));
         Ok(Self {
             status,
-            headers: compile_headers(&plan.headers)?,
-            body: plan.body.as_deref().map(Body::compile).transpose()?,
+            headers: headers.collect::<Result<_, _>>()?,
+            body: plan.body.as_deref().map(BodyText::compile).transpose().map_err(AnswerError::Body)?,
         })
+    }
+
+    /// Whether it needs a view of the request.
+    pub(super) fn is_dynamic(&self) -> bool {
+        self.headers.iter().any(|(_, value)| matches!(value, HeaderText::Dynamic(_)))
+            || matches!(self.body, Some(BodyText::Dynamic(_)))
     }
 
     /// The answer of a success: an empty body unless one is given.
-    pub(super) fn success(&self) -> Answer {
-        self.with_body().unwrap_or_else(|| self.finish(Response::new(Full::default())))
+    pub(super) fn success(&self, view: Option<&Context>) -> Result<Answer, String> {
+        self.finish(Response::new(Full::default()), view)
     }
 
-    /// The answer of a failure: the problem's details unless a body is given.
-    pub(super) fn failure(&self, problem: &Problem) -> Answer {
-        self.with_body().unwrap_or_else(|| self.finish(problem.answer_with(self.status)))
+    /// The answer of a failure: the problem's details unless a body is given. A template that fails here is left out:
+    /// the caller must get an answer.
+    pub(super) fn failure(&self, problem: &Problem, view: Option<&Context>) -> Answer {
+        self.finish(problem.answer_with(self.status), view).unwrap_or_else(|error| {
+            tracing::debug!(error, "the template of an answer failed; the caller gets the default answer");
+            problem.answer_with(self.status)
+        })
     }
 
-    fn with_body(&self) -> Option<Answer> {
-        let Body::Static { text, media_type } = self.body.as_ref()?;
-        let mut answer = Response::new(Full::new(text.clone()));
-        if !text.is_empty() {
-            answer.headers_mut().insert(header::CONTENT_TYPE, media_type.clone());
-        }
-        Some(self.finish(answer))
-    }
-
-    fn finish(&self, mut answer: Answer) -> Answer {
+    fn finish(&self, mut answer: Answer, view: Option<&Context>) -> Result<Answer, String> {
         *answer.status_mut() = self.status;
+        if let Some(body) = &self.body {
+            let (text, media_type) = body.render(view)?;
+            if text.is_empty() {
+                answer.headers_mut().remove(header::CONTENT_TYPE);
+            } else {
+                answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
+            }
+            *answer.body_mut() = Full::new(text);
+        }
         for (name, value) in &self.headers {
-            answer.headers_mut().insert(name.clone(), value.clone());
+            let value = match value {
+                HeaderText::Static(value) => value.clone(),
+                HeaderText::Dynamic(text) => HeaderValue::from_bytes(text.render(view)?.as_bytes()).map_err(|_| {
+                    format!("the value of header `{name}` has a line break or another control character")
+                })?,
+            };
+            answer.headers_mut().insert(name.clone(), value);
         }
         with_retry_after(&mut answer);
-        answer
+        Ok(answer)
     }
 }
 
-impl Body {
-    fn compile(text: &str) -> Result<Self, AnswerError> {
-        if text.contains("{{") || text.contains("{%") {
-            return Err(AnswerError::Template("templates cannot be evaluated by this build".to_owned()));
-        }
-        let text = Bytes::copy_from_slice(text.as_bytes());
-        let media_type = media_type(&text);
-        Ok(Self::Static { text, media_type })
+impl BodyText {
+    fn compile(text: &str) -> Result<Self, CompileError> {
+        let text = match Text::compile(text)? {
+            Text::Static(text) => Bytes::from(text),
+            dynamic @ Text::Dynamic(_) => return Ok(Self::Dynamic(dynamic)),
+        };
+        Ok(Self::Static { media_type: media_type(&text), text })
     }
-}
 
-fn compile_headers(headers: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, AnswerError> {
-    headers
-        .iter()
-        .map(|(name, value)| {
-            let invalid = || AnswerError::Header(name.clone());
-            let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-            if is_reserved(&parsed) {
-                return Err(AnswerError::ReservedHeader(name.clone()));
+    fn render(&self, view: Option<&Context>) -> Result<(Bytes, HeaderValue), String> {
+        match self {
+            Self::Static { text, media_type } => Ok((text.clone(), media_type.clone())),
+            Self::Dynamic(text) => {
+                let text = Bytes::from(text.render(view)?.into_owned());
+                let media_type = media_type(&text);
+                Ok((text, media_type))
             }
-            Ok((parsed, HeaderValue::from_str(value).map_err(|_| invalid())?))
-        })
-        .collect()
+        }
+    }
+}
+
+fn compile_header(name: &str, value: &str) -> Result<(HeaderName, HeaderText), AnswerError> {
+    let invalid = || AnswerError::Header(name.to_owned());
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+    if is_reserved(&parsed) {
+        return Err(AnswerError::ReservedHeader(name.to_owned()));
+    }
+    let text = Text::compile(value).map_err(|error| AnswerError::HeaderTemplate(name.to_owned(), error))?;
+    let value = match text {
+        Text::Static(value) => HeaderText::Static(HeaderValue::from_bytes(value.as_bytes()).map_err(|_| invalid())?),
+        dynamic @ Text::Dynamic(_) => HeaderText::Dynamic(dynamic),
+    };
+    Ok((parsed, value))
 }
 
 /// Headers that frame the answer, and the one that is always ours.

@@ -1,11 +1,8 @@
 //! One request: from its head to its answer.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -13,21 +10,24 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
-use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::admission::{self, BodyError, Permit};
-use super::headers::{joined, stored};
-use super::problem::{Answer, Problem};
+use super::headers::joined;
+use super::problem::{Answer, Problem, bad_request};
+use super::publication::{Accounting, Publication};
+use super::received::Received;
+use super::refusal::Refusal;
 use super::routes::{Route, RouteTable, Rule, not_found};
 use crate::core::matching::check_path;
-use crate::core::message::{Message, MessageId, Origin};
-use crate::store::PublishError;
+use crate::core::message::MAX_BODY_BYTES;
 
 const MESSAGE_ID: HeaderName = HeaderName::from_static("stagepost-message-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
+/// Longest routing key, in bytes: what AMQP can carry.
+const MAX_ROUTING_KEY: usize = 255;
 
 /// What all requests of a listener share.
 #[derive(Debug)]
@@ -39,31 +39,13 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
 }
 
-/// An answer that is not a success, and whether the connection can go on after it.
-struct Refusal {
-    answer: Answer,
-    close: bool,
-}
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        Self { answer: problem.answer(), close: false }
-    }
-}
-
-impl Refusal {
-    fn closing(problem: &Problem) -> Self {
-        Self { answer: problem.answer(), close: true }
-    }
-}
-
 /// Answers one request.
 pub(super) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let version = request.version();
     let (parts, body) = request.into_parts();
     let (mut answer, close) = match respond(&shared, parts, body).await {
         Ok(answer) => (answer, false),
-        Err(refusal) => (refusal.answer, refusal.close),
+        Err(refusal) => (*refusal.answer, refusal.close),
     };
     // HTTP/2 has no such header; its connections are told by GOAWAY.
     if version < Version::HTTP_2 && (close || shared.draining.load(Ordering::Relaxed)) {
@@ -74,39 +56,41 @@ pub(super) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> R
 
 async fn respond(shared: &Shared, parts: Parts, body: Incoming) -> Result<Answer, Refusal> {
     let table = shared.routes.load_full();
-    let unattributed = |refusal: Refusal| {
+    if let Err(refusal) = check_head(&parts) {
         if let Some(route) = table.only_route() {
-            Accounting::of(route).rejected(refusal.answer.status());
+            refusal.count(Accounting::of(route));
         }
-        refusal
-    };
-    check_head(&parts).map_err(unattributed)?;
+        return Err(refusal);
+    }
     let candidates = match table.find(&parts.method, parts.uri.path(), &parts.headers) {
         Ok(candidates) => candidates,
         Err(none) => {
-            let mut answer = none.problem.answer();
+            let mut refusal = Refusal::from(none.problem);
             if let Some((name, value)) = none.header {
-                answer.headers_mut().insert(name, value);
+                refusal.answer.headers_mut().insert(name, value);
             }
             if let Some(route) = &none.route {
-                Accounting::of(route).rejected(answer.status());
+                refusal.count(Accounting::of(route));
             }
-            return Err(Refusal { answer, close: false });
+            return Err(refusal);
         }
     };
     let route = candidates[0].route.clone();
     let accounting = Accounting::of(&route);
-    let (body, permit) = match take_body(&table, &route, &parts, body).await {
-        Ok(taken) => taken,
-        Err(refusal) => {
-            accounting.refused(refusal.answer.status());
-            return Err(refusal);
+    let taken = match take_body(&table, &route, &parts, body).await {
+        Ok((body, permit)) => {
+            let mut received = Received::new(parts, body);
+            choose(&candidates, &mut received).and_then(|rule| prepare(rule, received)).map(|it| (it, permit))
         }
+        Err(refusal) => Err(refusal),
     };
-    match choose(&candidates, &parts, &body) {
-        Ok(rule) => Ok(publish(shared, rule.clone(), parts, body, permit, accounting).await),
+    match taken {
+        Ok((prepared, permit)) => {
+            drop(candidates);
+            Ok(prepared.publication(accounting, permit).carry_out(&shared.tasks).await)
+        }
         Err(refusal) => {
-            accounting.rejected(refusal.answer.status());
+            refusal.count(accounting);
             Err(refusal)
         }
     }
@@ -131,8 +115,7 @@ fn check_head(parts: &Parts) -> Result<(), Refusal> {
 
 /// What another program on the way could have read differently than hyper did.
 fn check_framing(parts: &Parts) -> Result<(), Refusal> {
-    let codings = parts.headers.get_all(header::TRANSFER_ENCODING);
-    let mut codings = codings.iter();
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next()
         && (codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
     {
@@ -146,10 +129,6 @@ fn check_framing(parts: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn bad_request(detail: impl Into<String>, remedy: &'static str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "bad-request", "Bad request", detail, remedy)
-}
-
 /// Admits the request by its head, then reads its body.
 async fn take_body(
     table: &RouteTable,
@@ -158,58 +137,47 @@ async fn take_body(
     body: Incoming,
 ) -> Result<(Bytes, Permit), Refusal> {
     let limits = &route.limits;
+    // The listener has let through what its largest limit allows.
     if limits.max_header_size < table.listener.max_header_size as u64 && head_size(parts) > limits.max_header_size {
         return Err(Refusal::closing(&Problem::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "headers-too-large",
             "Headers too large",
-            format!("the request's head is larger than {} bytes", limits.max_header_size),
+            format!("the head of the request is larger than {} bytes", limits.max_header_size),
             "send fewer or shorter headers, or raise limits.maxHeaderSize",
         )));
     }
-    let too_large = || {
-        Refusal::closing(&Problem::new(
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|length| length > limits.max_body_size) {
+        return Err(body_refused(BodyError::TooLarge, route));
+    }
+    let reserved = announced.unwrap_or(limits.max_body_size);
+    let mut permit = route.budget.admit(reserved).ok_or_else(Refusal::overloaded)?;
+    let body = admission::read(body, limits.max_body_size, limits.read_timeout).await;
+    let body = body.map_err(|error| body_refused(error, route))?;
+    permit.shrink(body.len() as u64);
+    Ok((body, permit))
+}
+
+/// In each case the rest of the body is not read, so the connection cannot go on.
+fn body_refused(error: BodyError, route: &Route) -> Refusal {
+    Refusal::closing(&match error {
+        BodyError::TooLarge => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body-too-large",
             "Body too large",
-            format!("the body is larger than {} bytes", limits.max_body_size),
+            format!("the body is larger than {} bytes", route.limits.max_body_size),
             "send less, or raise limits.maxBodySize",
-        ))
-    };
-    let announced = body.size_hint().exact();
-    if announced.is_some_and(|length| length > limits.max_body_size) {
-        return Err(too_large());
-    }
-    let Some(mut permit) = route.budget.admit(announced.unwrap_or(limits.max_body_size)) else {
-        return Err(overloaded().into());
-    };
-    match admission::read(body, limits.max_body_size, limits.read_timeout).await {
-        Ok(bytes) => {
-            permit.shrink(bytes.len() as u64);
-            Ok((bytes, permit))
-        }
-        Err(BodyError::TooLarge) => Err(too_large()),
-        Err(BodyError::TimedOut) => Err(Refusal::closing(&Problem::new(
+        ),
+        BodyError::TimedOut => Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             "body-timeout",
             "Request timeout",
-            format!("the body was not complete within {:?}", limits.read_timeout),
+            format!("the body was not complete within {:?}", route.limits.read_timeout),
             "send faster, or raise limits.readTimeout",
-        ))),
-        Err(BodyError::Broken) => {
-            Err(Refusal::closing(&bad_request("the body was cut off or is framed wrongly", "send the request again")))
-        }
-    }
-}
-
-fn overloaded() -> Problem {
-    Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "overloaded",
-        "Overloaded",
-        "too many requests are in flight on this route",
-        "send the request again after the time that Retry-After names",
-    )
+        ),
+        BodyError::Broken => bad_request("the body was cut off or is framed wrongly", "send the request again"),
+    })
 }
 
 /// Bytes of the head: the request line and each header line.
@@ -219,25 +187,29 @@ fn head_size(parts: &Parts) -> u64 {
     (parts.method.as_str().len() + target + lines + 14) as u64
 }
 
-/// The first candidate that takes the body.
-fn choose<'r>(candidates: &[&'r Arc<Rule>], parts: &Parts, body: &Bytes) -> Result<&'r Arc<Rule>, Refusal> {
+/// The first candidate that takes the request. A body that its rule cannot read is refused before `when` is asked;
+/// the schema is that of the rule which takes it, so rules told apart by `when` can each have their own.
+fn choose(candidates: &[&Arc<Rule>], received: &mut Received) -> Result<Arc<Rule>, Refusal> {
     for rule in candidates {
         if rule.json {
-            check_json(rule, parts, body)?;
+            check_json(rule, received)?;
         }
-        check_schema(rule, body)?;
-        return Ok(rule);
+        if let Some(when) = &rule.when {
+            let holds = when.evaluate_in(&received.view(rule));
+            let failed = |error| failure(rule, received, &format!("the rule's condition failed: {error}"));
+            if !holds.map_err(failed)? {
+                continue;
+            }
+        }
+        check_schema(rule, received)?;
+        return Ok((*rule).clone());
     }
     Err(not_found("no rule of this path takes this request").into())
 }
 
-fn invalid(rule: &Rule, problem: &Problem) -> Refusal {
-    Refusal { answer: rule.invalid.failure(problem), close: false }
-}
-
 /// The body must be JSON, and must not be compressed: it is never unpacked here.
-fn check_json(rule: &Rule, parts: &Parts, body: &Bytes) -> Result<(), Refusal> {
-    if let Some(encoding) = joined(&parts.headers, &header::CONTENT_ENCODING)
+fn check_json(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> {
+    if let Some(encoding) = joined(&received.parts.headers, &header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
         return Err(Problem::new(
@@ -249,7 +221,7 @@ fn check_json(rule: &Rule, parts: &Parts, body: &Bytes) -> Result<(), Refusal> {
         )
         .into());
     }
-    serde_json::from_slice::<IgnoredAny>(body).map(|_| ()).map_err(|error| {
+    serde_json::from_slice::<IgnoredAny>(&received.body).map(|_| ()).map_err(|error| {
         let problem = Problem::new(
             StatusCode::BAD_REQUEST,
             "malformed-json",
@@ -257,13 +229,14 @@ fn check_json(rule: &Rule, parts: &Parts, body: &Bytes) -> Result<(), Refusal> {
             format!("the body is not JSON: {error}"),
             "send well-formed JSON",
         );
-        invalid(rule, &problem)
+        invalid(rule, received, &problem)
     })
 }
 
-fn check_schema(rule: &Rule, body: &Bytes) -> Result<(), Refusal> {
+fn check_schema(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> {
     let Some(schema) = &rule.schema else { return Ok(()) };
-    let violations = schema.check(body).unwrap_or_default();
+    let checked = schema.check(&received.body);
+    let violations = checked.map_err(|error| failure(rule, received, &format!("the body is not JSON: {error}")))?;
     if violations.is_empty() {
         return Ok(());
     }
@@ -273,168 +246,83 @@ fn check_schema(rule: &Rule, body: &Bytes) -> Result<(), Refusal> {
         StatusCode::BAD_REQUEST,
         "schema-violation",
         "Schema violation",
-        format!("the body does not follow the rule's schema: {}", listed.join("; ")),
+        format!("the body does not follow the schema of its rule: {}", listed.join("; ")),
         "correct the listed places",
     );
-    Err(invalid(rule, &problem.with_violations(violations)))
+    Err(invalid(rule, received, &problem.with_violations(violations)))
 }
 
-/// Stores the request and answers. Carried through even if the caller is gone.
-async fn publish(
-    shared: &Shared,
+/// The answer that the rule gives to what it cannot take.
+fn invalid(rule: &Arc<Rule>, received: &mut Received, problem: &Problem) -> Refusal {
+    let view = rule.invalid.is_dynamic().then(|| received.view(rule));
+    rule.invalid.failure(problem, view.as_ref()).into()
+}
+
+/// An expression of the rule has failed on this request.
+fn failure(rule: &Arc<Rule>, received: &mut Received, detail: &str) -> Refusal {
+    let problem = Problem::new(
+        StatusCode::BAD_REQUEST,
+        "not-processable",
+        "Not processable",
+        detail,
+        "send what the rule's expressions need, or have them handle its absence with `default()`",
+    );
+    invalid(rule, received, &problem)
+}
+
+/// A request of which everything was checked and rendered, and nothing is stored yet.
+struct Prepared {
     rule: Arc<Rule>,
-    parts: Parts,
-    body: Bytes,
-    permit: Permit,
-    accounting: Accounting,
-) -> Answer {
-    let mut buffer = Uuid::encode_buffer();
-    let id: &str = Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
-    let mut accepted = rule.accepted.success();
-    if let Ok(value) = HeaderValue::from_str(id) {
+    message: crate::core::message::Message,
+    routing_key: Option<String>,
+    accepted: Answer,
+    view: Option<crate::expression::Context>,
+}
+
+impl Prepared {
+    fn publication(self, accounting: Accounting, permit: Permit) -> Publication {
+        let Self { rule, message, routing_key, accepted, view } = self;
+        Publication { rule, message: Arc::new(message), routing_key, accepted, view, accounting, permit }
+    }
+}
+
+/// Renders what depends on the request and makes its message.
+fn prepare(rule: Arc<Rule>, mut received: Received) -> Result<Prepared, Refusal> {
+    let view = rule.has_expressions().then(|| received.view(&rule));
+    let routing_key = match &rule.routing_key {
+        None => None,
+        Some(template) => {
+            let rendered = template.render(view.as_ref());
+            let failed = |error| failure(&rule, &mut received, &format!("the routing key failed: {error}"));
+            let key = rendered.map_err(failed)?.into_owned();
+            if key.len() > MAX_ROUTING_KEY {
+                let detail = format!("the routing key has {} bytes; at most {MAX_ROUTING_KEY} are allowed", key.len());
+                return Err(failure(&rule, &mut received, &detail));
+            }
+            Some(key)
+        }
+    };
+    let accepted = rule.accepted.success(view.as_ref());
+    let mut accepted =
+        accepted.map_err(|error| failure(&rule, &mut received, &format!("the answer's template failed: {error}")))?;
+    if let Ok(value) = HeaderValue::from_str(received.id.as_str()) {
         accepted.headers_mut().insert(MESSAGE_ID, value);
     }
-    let kept = stored(parts.headers, rule.forward_credentials);
-    let message = Message {
-        id: MessageId::new(id),
-        correlation_id: None,
-        timestamp: Some(Timestamp::now()),
-        content_type: kept.content_type,
-        content_encoding: kept.content_encoding,
-        origin: Some(Origin {
-            method: parts.method,
-            path: parts.uri.path().to_owned(),
-            query: parts.uri.query().map(str::to_owned),
-            route: rule.label.clone(),
-        }),
-        headers: kept.headers,
-        body,
-        reply_to: None,
-        death: None,
-    };
-    let publication = Publication { rule, message: Arc::new(message), accepted, accounting, _permit: permit };
-    CarriedThrough { work: Some(Box::pin(publication.carry_out())), tasks: shared.tasks.clone() }.await
-}
-
-/// A message on its way into the store, and what must be done when it is there.
-struct Publication {
-    rule: Arc<Rule>,
-    message: Arc<Message>,
-    accepted: Answer,
-    accounting: Accounting,
-    _permit: Permit,
-}
-
-impl Publication {
-    async fn carry_out(self) -> Answer {
-        let route = &self.rule.route;
-        match self.rule.publisher.publish(self.message, None).await {
-            Ok(()) => {
-                if route.failing.load(Ordering::Relaxed) && route.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!(route = route.name, "messages are stored again");
-                }
-                self.accounting.accepted(self.accepted.status());
-                self.accepted
-            }
-            Err(PublishError::Invalid(reason)) => {
-                let problem = bad_request(format!("the message cannot be stored: {reason}"), "send less");
-                let answer = problem.answer();
-                self.accounting.rejected(answer.status());
-                answer
-            }
-            Err(error) => {
-                if !route.failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(route = route.name, rule = self.rule.label, %error, "a message was not stored; callers are told so, and this is said once until it works again");
-                }
-                let answer = self.rule.store_failed.failure(&not_stored(&error));
-                self.accounting.failed(answer.status());
-                answer
-            }
-        }
+    let invalid_view = (rule.transform.is_some() && rule.invalid.is_dynamic()).then(|| received.view(&rule));
+    let message = received.into_message(&rule).map_err(|error| {
+        let problem = Problem::new(
+            StatusCode::BAD_REQUEST,
+            "not-processable",
+            "Not processable",
+            error,
+            "send what the rule's transform needs, or have it handle its absence with `default()`",
+        );
+        Refusal::from(rule.invalid.failure(&problem, invalid_view.as_ref()))
+    })?;
+    if message.body.len() > MAX_BODY_BYTES {
+        let detail =
+            format!("transformed, the body has {} bytes; at most {MAX_BODY_BYTES} can be stored", message.body.len());
+        return Err(bad_request(detail, "send less").into());
     }
-}
-
-/// What a caller may know of a publish that failed: never the broker's own words.
-fn not_stored(error: &PublishError) -> Problem {
-    let (detail, remedy) = match error {
-        PublishError::Unknown(_) => (
-            "it is not known whether the message was stored",
-            "send it again with the same Idempotency-Key; the target may get it twice",
-        ),
-        PublishError::Unroutable(_) => {
-            ("the message was not stored: no queue takes it", "have the route's store and its bindings checked")
-        }
-        _ => ("the message was not stored", "send it again after the time that Retry-After names"),
-    };
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-failed", "Not stored", detail, remedy)
-}
-
-/// A future that goes on as a task of its own if its owner is dropped: a connection that breaks while its message is
-/// being stored must neither stop the publish nor lose its accounting.
-struct CarriedThrough {
-    work: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
-    tasks: TaskTracker,
-}
-
-impl Future for CarriedThrough {
-    type Output = Answer;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
-        let Some(work) = &mut self.work else { return Poll::Pending };
-        let result = work.as_mut().poll(context);
-        if result.is_ready() {
-            self.work = None;
-        }
-        result
-    }
-}
-
-impl Drop for CarriedThrough {
-    fn drop(&mut self) {
-        if let Some(work) = self.work.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            self.tasks.spawn_on(work, &runtime);
-        }
-    }
-}
-
-/// Counts one request, exactly once, and as in flight until then.
-struct Accounting {
-    route: Arc<Route>,
-}
-
-impl Accounting {
-    fn of(route: &Arc<Route>) -> Self {
-        route.metrics.in_flight.inc();
-        Self { route: route.clone() }
-    }
-
-    fn accepted(&self, status: StatusCode) {
-        self.count(&self.route.counters.accepted, status);
-    }
-
-    fn rejected(&self, status: StatusCode) {
-        self.count(&self.route.counters.rejected, status);
-    }
-
-    fn failed(&self, status: StatusCode) {
-        self.count(&self.route.counters.failed, status);
-    }
-
-    /// Refused by its head or body: an overload is our failure, the rest is the request's.
-    fn refused(&self, status: StatusCode) {
-        if status.is_server_error() { self.failed(status) } else { self.rejected(status) }
-    }
-
-    fn count(&self, counter: &AtomicU64, status: StatusCode) {
-        counter.fetch_add(1, Ordering::Relaxed);
-        self.route.metrics.answered(status.as_u16());
-    }
-}
-
-impl Drop for Accounting {
-    fn drop(&mut self) {
-        self.route.metrics.in_flight.dec();
-    }
+    Ok(Prepared { rule, message, routing_key, accepted, view })
 }

@@ -88,3 +88,8 @@ pub(super) fn with_retry_after(answer: &mut Answer) {
         answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     }
 }
+
+/// The 400 of a request that is wrong whatever the rules say.
+pub(super) fn bad_request(detail: impl Into<String>, remedy: &'static str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad-request", "Bad request", detail, remedy)
+}

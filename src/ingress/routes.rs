@@ -9,10 +9,11 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::admission::Budget;
-use super::answer::{AnswerError, AnswerTemplate};
+use super::answer::{AnswerError, AnswerTemplate, Text};
 use super::problem::Problem;
 use super::schema::Schema;
 use crate::core::matching::{PathPattern, PathTable, PatternError};
+use crate::expression::{CompileError, Condition, Step, Transform};
 use crate::plan::{BodyKind, IngressPlan, Limits, RulePlan};
 use crate::store::publisher::Publisher;
 use crate::telemetry::metrics::RouteMetrics;
@@ -82,9 +83,21 @@ pub enum RuleError {
     /// A store without a publisher.
     #[error("there is no store `{0}`")]
     Store(String),
-    /// An expression, which this build cannot evaluate.
-    #[error("`{0}` cannot be evaluated by this build")]
-    Expression(&'static str),
+    /// The condition.
+    #[error("when: {0}")]
+    When(CompileError),
+    /// The routing key's template, or its length.
+    #[error("routingKey: {0}")]
+    RoutingKey(CompileError),
+    /// The transform.
+    #[error(transparent)]
+    Transform(CompileError),
+    /// A transform that could settle a message without anybody being told.
+    #[error("transform: a filter has no meaning in a route; use `when`")]
+    Filter,
+    /// Request-reply.
+    #[error("reply: request-reply is not supported yet; remove it")]
+    Reply,
     /// An answer.
     #[error("response.{0}: {1}")]
     Answer(&'static str, AnswerError),
@@ -111,6 +124,9 @@ pub(super) struct Rule {
     pub(super) pattern: PathPattern,
     methods: Vec<Method>,
     consumes: Vec<String>,
+    pub(super) when: Option<Condition>,
+    pub(super) routing_key: Option<Text>,
+    pub(super) transform: Option<Transform>,
     pub(super) json: bool,
     pub(super) schema: Option<Schema>,
     pub(super) forward_credentials: bool,
@@ -282,13 +298,8 @@ impl Rule {
         route: &Arc<Route>,
         publishers: &BTreeMap<String, Arc<Publisher>>,
     ) -> Result<Self, RuleError> {
-        let expression = [
-            ("when", plan.when.is_some()),
-            ("routingKey", plan.routing_key.is_some()),
-            ("transform", !plan.transform.is_empty()),
-        ];
-        if let Some((field, _)) = expression.iter().find(|(_, used)| *used) {
-            return Err(RuleError::Expression(field));
+        if plan.reply_timeout.is_some() {
+            return Err(RuleError::Reply);
         }
         let answer = |name, plan| AnswerTemplate::compile(plan).map_err(|error| RuleError::Answer(name, error));
         let methods = plan
@@ -299,6 +310,9 @@ impl Rule {
             label: format!("{}/{}", route.name, plan.name),
             pattern: PathPattern::parse(&plan.path)?,
             methods: methods.collect::<Result<_, _>>()?,
+            when: plan.when.as_deref().map(Condition::compile).transpose().map_err(RuleError::When)?,
+            routing_key: plan.routing_key.as_deref().map(Text::compile).transpose().map_err(RuleError::RoutingKey)?,
+            transform: compile_transform(&plan.transform)?,
             schema: plan.schema.as_ref().map(Schema::compile).transpose().map_err(RuleError::Schema)?,
             json: plan.body == BodyKind::Json || plan.schema.is_some(),
             forward_credentials: plan.forward_credentials,
@@ -311,8 +325,23 @@ impl Rule {
         })
     }
 
+    /// Whether what comes after the choice of the rule needs a view of the request.
+    pub(super) fn has_expressions(&self) -> bool {
+        self.routing_key.as_ref().is_some_and(Text::is_dynamic)
+            || self.accepted.is_dynamic()
+            || self.store_failed.is_dynamic()
+    }
+
     fn takes(&self, media_type: Option<&str>) -> bool {
         self.consumes.is_empty()
             || media_type.is_some_and(|sent| self.consumes.iter().any(|taken| taken.eq_ignore_ascii_case(sent)))
     }
+}
+
+fn compile_transform(steps: &[Step]) -> Result<Option<Transform>, RuleError> {
+    if steps.iter().any(|step| matches!(step, Step::Filter { .. })) {
+        return Err(RuleError::Filter);
+    }
+    let transform = Transform::compile(steps).map_err(RuleError::Transform)?;
+    Ok(if transform.is_empty() { None } else { Some(transform) })
 }

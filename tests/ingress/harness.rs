@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use stagepost::core::deactivation::Deactivation;
 use stagepost::core::message::Message;
 use stagepost::core::retry::Backoff;
-use stagepost::ingress::{Drain, Drained, RouteCounters, RouteInput, RouteTable, Server};
+use stagepost::ingress::{Drain, Drained, RouteCounters, RouteInput, RouteTable, RuleError, Server};
 use stagepost::plan::{BodyKind, IngressPlan, Limits, ObjectName, ResponsePlan, RulePlan};
 use stagepost::store::publisher::{Link, Publisher};
 use stagepost::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
@@ -268,6 +268,14 @@ fn compile(
         metrics: metrics.route("shop/desk"),
         counters: counters.clone(),
     }])
+}
+
+/// Why this rule is not compiled.
+pub(crate) fn rule_error(rule: RulePlan) -> RuleError {
+    let (store, counters, metrics) = (ScriptedStore::new(), Arc::default(), Metrics::default());
+    let error = compile(vec![rule], limits(), &store, &counters, &metrics).unwrap_err();
+    assert_eq!(error.route, "shop/desk");
+    error.reason
 }
 
 /// A well-formed POST to `/orders`.

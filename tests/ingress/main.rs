@@ -3,6 +3,7 @@
 //! `B` and `E` numbers are the rows of the list of faults that a test covers.
 
 mod answers;
+mod expressions;
 mod framing;
 mod harness;
 mod http2;

@@ -1,0 +1,162 @@
+//! A message on its way into its store, and the answer that depends on it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context as Wake, Poll};
+
+use http::StatusCode;
+use tokio_util::task::TaskTracker;
+
+use super::admission::Permit;
+use super::problem::{Answer, Problem, bad_request};
+use super::routes::{Route, Rule};
+use crate::core::message::Message;
+use crate::expression::Context;
+use crate::store::PublishError;
+
+/// A message to be stored, and everything that must be done when it is.
+pub(super) struct Publication {
+    pub(super) rule: Arc<Rule>,
+    pub(super) message: Arc<Message>,
+    pub(super) routing_key: Option<String>,
+    /// The answer if it is stored. Made before, so that a template that fails stores nothing.
+    pub(super) accepted: Answer,
+    /// What the answer's template sees if it is not.
+    pub(super) view: Option<Context>,
+    pub(super) accounting: Accounting,
+    /// Held until the message is stored: it is in memory as long.
+    pub(super) permit: Permit,
+}
+
+impl Publication {
+    /// Publishes and answers. If the caller leaves meanwhile, it is carried through as a task of its own.
+    pub(super) async fn carry_out(self, tasks: &TaskTracker) -> Answer {
+        CarriedThrough { work: Some(Box::pin(self.publish())), tasks: tasks.clone() }.await
+    }
+
+    async fn publish(self) -> Answer {
+        let Self { rule, message, routing_key, accepted, view, accounting, permit } = self;
+        let result = rule.publisher.publish(message, routing_key.as_deref()).await;
+        drop(permit);
+        rule.route.note(&rule, result.as_ref().err());
+        match result {
+            Ok(()) => {
+                accounting.accepted(accepted.status());
+                accepted
+            }
+            Err(PublishError::Invalid(reason)) => {
+                let problem = bad_request(format!("the message cannot be stored: {reason}"), "send less");
+                let answer = problem.answer();
+                accounting.rejected(answer.status());
+                answer
+            }
+            Err(error) => {
+                let answer = rule.store_failed.failure(&not_stored(&error), view.as_ref());
+                accounting.failed(answer.status());
+                answer
+            }
+        }
+    }
+}
+
+impl Route {
+    /// Says in the log when publishes begin to fail and when they work again: once each, not once a request.
+    fn note(&self, rule: &Rule, error: Option<&PublishError>) {
+        match error {
+            None if self.failing.load(Ordering::Relaxed) => {
+                if self.failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!(route = self.name, "messages are stored again");
+                }
+            }
+            None | Some(PublishError::Invalid(_)) => {}
+            Some(error) => {
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(rule = rule.label, %error, "messages are not stored; callers are told so");
+                }
+            }
+        }
+    }
+}
+
+/// What a caller may know of a publish that failed: never the broker's own words.
+fn not_stored(error: &PublishError) -> Problem {
+    let (detail, remedy) = match error {
+        PublishError::Unknown(_) => (
+            "it is not known whether the message was stored",
+            "send it again with the same Idempotency-Key; the target may get it twice",
+        ),
+        PublishError::Unroutable(_) => {
+            ("the message was not stored: no queue takes it", "have the store of the route and its bindings checked")
+        }
+        _ => ("the message was not stored", "send it again after the time that Retry-After names"),
+    };
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-failed", "Not stored", detail, remedy)
+}
+
+/// A future that goes on as a task of its own if its owner is dropped: a connection that breaks while its message is
+/// being stored must neither stop the publish nor lose its accounting.
+struct CarriedThrough {
+    work: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    tasks: TaskTracker,
+}
+
+impl Future for CarriedThrough {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, wake: &mut Wake<'_>) -> Poll<Answer> {
+        let Some(work) = &mut self.work else { return Poll::Pending };
+        let result = work.as_mut().poll(wake);
+        if result.is_ready() {
+            self.work = None;
+        }
+        result
+    }
+}
+
+impl Drop for CarriedThrough {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            self.tasks.spawn_on(work, &runtime);
+        }
+    }
+}
+
+/// Counts one request, exactly once, and as in flight until then.
+#[derive(Debug)]
+pub(super) struct Accounting {
+    route: Arc<Route>,
+}
+
+impl Accounting {
+    pub(super) fn of(route: &Arc<Route>) -> Self {
+        route.metrics.in_flight.inc();
+        Self { route: route.clone() }
+    }
+
+    pub(super) fn accepted(self, status: StatusCode) {
+        self.count(&self.route.counters.accepted, status);
+    }
+
+    pub(super) fn rejected(self, status: StatusCode) {
+        self.count(&self.route.counters.rejected, status);
+    }
+
+    pub(super) fn failed(self, status: StatusCode) {
+        self.count(&self.route.counters.failed, status);
+    }
+
+    fn count(&self, counter: &AtomicU64, status: StatusCode) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.route.metrics.answered(status.as_u16());
+    }
+}
+
+impl Drop for Accounting {
+    fn drop(&mut self) {
+        self.route.metrics.in_flight.dec();
+    }
+}

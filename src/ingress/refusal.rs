@@ -1,0 +1,52 @@
+//! Requests that are not taken, and what of them the connection survives.
+
+use http::StatusCode;
+
+use super::problem::{Answer, Problem};
+use super::publication::Accounting;
+
+/// An answer that is not a success, and whether the connection can go on after it. Boxed: it is the rare case.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) answer: Box<Answer>,
+    pub(super) close: bool,
+    /// Because of us, not of the request.
+    ours: bool,
+}
+
+impl From<Answer> for Refusal {
+    fn from(answer: Answer) -> Self {
+        Self { answer: Box::new(answer), close: false, ours: false }
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        problem.answer().into()
+    }
+}
+
+impl Refusal {
+    /// After which nothing more is read from the connection: what follows on it is not known to be a request.
+    pub(super) fn closing(problem: &Problem) -> Self {
+        Self { close: true, ..problem.answer().into() }
+    }
+
+    /// More is in flight than the route allows.
+    pub(super) fn overloaded() -> Self {
+        let problem = Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "Overloaded",
+            "too many requests are in flight on this route",
+            "send the request again after the time that Retry-After names",
+        );
+        Self { ours: true, ..problem.answer().into() }
+    }
+
+    /// Counts it: an overload is our failure, the rest is the request's.
+    pub(super) fn count(&self, accounting: Accounting) {
+        let status = self.answer.status();
+        if self.ours { accounting.failed(status) } else { accounting.rejected(status) }
+    }
+}
