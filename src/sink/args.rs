@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::script::parse_delay;
 use super::{RecordTo, Script, ScriptError, SinkOptions};
-use crate::core::duration;
 
 /// Runs a recording HTTP target: every hit is one line of JSON.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,7 +17,7 @@ pub struct SinkArgs {
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',', default_value = "200")]
     pub status: Vec<u16>,
     /// Wait this long before each answer, for example 1s
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_delay)]
     pub delay: Duration,
     /// The body of each answer: the content of this file if there is one, else this text
     #[arg(long, value_name = "FILE|TEXT", default_value = "", hide_default_value = true)]

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::Value;
-
-use crate::core::duration;
 
 /// What is answered: the same but for the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +32,8 @@ pub enum ScriptError {
     #[error("statuses: the list is empty; give at least one, like [200]")]
     NoStatus,
     /// A delay that is no duration.
-    #[error("delay: {0}")]
-    Delay(#[from] duration::InvalidDuration),
+    #[error("delay: `{0}` is not a duration; write it like 250ms, 3s or 1m30s")]
+    Delay(String),
     /// A header that cannot be sent.
     #[error("headers: `{0}` cannot be sent; write it like X-Name: value")]
     Header(String),
@@ -59,6 +58,13 @@ struct Change {
 enum Values {
     One(String),
     Many(Vec<String>),
+}
+
+/// A wait as people write it.
+pub(super) fn parse_delay(text: &str) -> Result<Duration, ScriptError> {
+    let wrong = || ScriptError::Delay(text.to_owned());
+    let delay: SignedDuration = text.parse().map_err(|_| wrong())?;
+    Duration::try_from(delay).map_err(|_| wrong())
 }
 
 impl Default for Script {
@@ -117,7 +123,7 @@ impl Script {
             script = script.with_statuses(statuses)?;
         }
         if let Some(delay) = &change.delay {
-            script.delay = duration::parse(delay)?;
+            script.delay = parse_delay(delay)?;
         }
         match change.body {
             None => {}
