@@ -15,10 +15,12 @@
 //! of each other; `plan` is the only place that knows both.
 
 pub mod api;
+pub mod cli;
 pub mod core;
 pub mod expression;
 pub mod forwarder;
 pub mod ingress;
+pub mod local;
 pub mod plan;
 pub mod shutdown;
 pub mod sink;

@@ -20,6 +20,7 @@
 
 mod answer;
 mod clock;
+mod connect;
 mod deliver;
 mod held;
 mod noise;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use clock::Clock;
+pub use connect::{TargetError, target_for};
 pub use prepare::ExpressionError;
 pub use processor::StartError;
 pub use report::{Hindrance, LastDelivery, LastFailure, ProcessorReport, ProcessorState};

@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+use super::console;
+
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -21,8 +23,8 @@ pub fn start(format: Option<LogFormat>, level: &str) -> Result<(), InvalidLogFil
     let filter = EnvFilter::try_new(&text).map_err(|_| InvalidLogFilter(text))?;
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = console::colour(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(console::LogWriter);
     // A second start in one process (tests) keeps the first: nothing is lost by it.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(colour).with_target(false).try_init(),

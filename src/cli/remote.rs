@@ -1,0 +1,147 @@
+//! `stagepost status` and `stagepost reactivate`: the client of a local run's admin address.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use reqwest::{Client, Response};
+use serde_json::Value;
+
+use super::{Exit, failed, table};
+use crate::local::names::{self, Wanted};
+
+/// To a process on this machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The admin address itself gives up after 10 s.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+#[derive(Debug, clap::Args)]
+struct Admin {
+    /// The admin address of the local run
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901", value_parser = names::address)]
+    admin: SocketAddr,
+}
+
+/// Flags of `stagepost status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// Only the objects of this name: NAME or NAMESPACE/NAME
+    name: Option<Wanted>,
+    #[command(flatten)]
+    admin: Admin,
+    /// More columns (wide), or everything (json)
+    #[arg(short, long, value_enum)]
+    output: Option<Output>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Json,
+    Wide,
+}
+
+/// Flags of `stagepost reactivate`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ReactivateArgs {
+    /// The ForwardingProcessor: NAME or NAMESPACE/NAME
+    name: Wanted,
+    #[command(flatten)]
+    admin: Admin,
+}
+
+/// Why there is no answer, or not the wanted one.
+#[derive(Debug, thiserror::Error)]
+enum RemoteError {
+    #[error("no local run answers at {0}; start `stagepost run`, or give its admin address with --admin")]
+    Unreachable(SocketAddr, #[source] reqwest::Error),
+    #[error("what listens at {0} is no admin address of stagepost; give the right one with --admin")]
+    Foreign(SocketAddr),
+    #[error("{0}")]
+    Refused(String),
+    #[error("there is no object named `{0}`; `stagepost status` lists all")]
+    NoSuch(String),
+    #[error("can't prepare the request")]
+    Client(#[source] reqwest::Error),
+    #[error("can't start")]
+    Runtime(#[source] std::io::Error),
+}
+
+pub(super) fn status(args: &StatusArgs) -> Exit {
+    match block_on(show(args)) {
+        Ok(()) => Exit::Done,
+        Err(error) => exit_of(&error),
+    }
+}
+
+pub(super) fn reactivate(args: &ReactivateArgs) -> Exit {
+    match block_on(post(args)) {
+        Ok(line) => {
+            println!("{line}");
+            Exit::Done
+        }
+        Err(error) => exit_of(&error),
+    }
+}
+
+fn exit_of(error: &RemoteError) -> Exit {
+    let exit = if matches!(error, RemoteError::Client(_) | RemoteError::Runtime(_)) { Exit::NotStarted } else { Exit::Refused };
+    failed(exit, error)
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RemoteError::Runtime)?.block_on(work)
+}
+
+/// Without proxies: the address is on this machine.
+fn client() -> Result<Client, RemoteError> {
+    Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).build().map_err(RemoteError::Client)
+}
+
+async fn show(args: &StatusArgs) -> Result<(), RemoteError> {
+    let admin = args.admin.admin;
+    let unreachable = |error| RemoteError::Unreachable(admin, error);
+    let answer = client()?.get(format!("http://{admin}/status")).send().await.map_err(unreachable)?;
+    let mut status: Value = json_of(answer, admin).await?;
+    let items = status["items"].as_array_mut().ok_or(RemoteError::Foreign(admin))?;
+    if let Some(wanted) = &args.name {
+        let text = |item: &Value, field: &str| item["metadata"][field].as_str().unwrap_or_default().to_owned();
+        items.retain(|item| wanted.is(&text(item, "namespace"), &text(item, "name")));
+        if items.is_empty() {
+            return Err(RemoteError::NoSuch(wanted.to_string()));
+        }
+    }
+    if args.output == Some(Output::Json) {
+        println!("{status:#}");
+        return Ok(());
+    }
+    let lines = table::render(items, args.output == Some(Output::Wide), Timestamp::now());
+    match lines.is_empty() {
+        true => println!("No objects."),
+        false => println!("{}", lines.join("\n")),
+    }
+    Ok(())
+}
+
+async fn post(args: &ReactivateArgs) -> Result<String, RemoteError> {
+    let admin = args.admin.admin;
+    let url = format!("http://{admin}/processors/{}/reactivate", args.name);
+    let answer = client()?.post(url).send().await.map_err(|error| RemoteError::Unreachable(admin, error))?;
+    let done: Value = json_of(answer, admin).await?;
+    let processor = done["processor"].as_str().ok_or(RemoteError::Foreign(admin))?;
+    Ok(match done["reactivated"].as_bool() {
+        Some(true) => format!("{processor} reactivated"),
+        _ => format!("{processor} was not deactivated"),
+    })
+}
+
+async fn json_of(answer: Response, admin: SocketAddr) -> Result<Value, RemoteError> {
+    let success = answer.status().is_success();
+    let body: Value = answer.json().await.map_err(|_| RemoteError::Foreign(admin))?;
+    match body["error"].as_str() {
+        Some(error) => Err(RemoteError::Refused(error.to_owned())),
+        None if success => Ok(body),
+        None => Err(RemoteError::Foreign(admin)),
+    }
+}

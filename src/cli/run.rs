@@ -1,0 +1,156 @@
+//! `stagepost run` and `stagepost sink`: flags, and the runtime that the work runs on.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+
+use super::{Exit, failed};
+use crate::plan::duration;
+use crate::local::names::{self, Assignment};
+use crate::local::{self, Ended, Options, RunError};
+use crate::sink::{self, SinkArgs};
+
+/// Threads that run tasks. The work is disk and network: two keep a laptop's idle memory small and still let the
+/// store's group commit run beside the requests.
+const WORKERS: usize = 2;
+
+/// Shortens the hold limit, for tests.
+const HOLD_LIMIT: &str = "STAGEPOST_HOLD_LIMIT";
+
+/// Flags of `stagepost run`.
+// The place for `--amqp URL`: the broker of every store whose Secret is not among the manifests.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Files or folders with manifests
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// One listener for the rules of all IngressRoutes; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = names::address)]
+    listen: SocketAddr,
+    /// Status, metrics, probes and reactivation
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901", value_parser = names::address)]
+    admin: SocketAddr,
+    /// Folder of the embedded store's file [default: stagepost in the user's state folder]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The embedded store for every MessageStore, whatever its broker says
+    #[arg(long)]
+    embedded: bool,
+    /// Namespace of objects that name none
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+    /// A listener of its own for one IngressRoute; repeatable
+    #[arg(long, value_name = "NAME=ADDR", value_parser = names::route)]
+    route: Vec<Assignment<SocketAddr>>,
+    /// Where a serviceRef points outside a cluster; repeatable
+    #[arg(long, value_name = "NAME=URL", value_parser = names::service)]
+    service: Vec<Assignment<Uri>>,
+    /// Also run a sink there, which takes what no --service names
+    #[arg(long, value_name = "ADDR", value_parser = names::address)]
+    sink: Option<SocketAddr>,
+    /// Do not take over edited manifests
+    #[arg(long)]
+    no_reload: bool,
+    /// Time to drain at SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    grace: Duration,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration::parse(text).map_err(|error| error.to_string())
+}
+
+/// Why it can't begin.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("the environment variable {HOLD_LIMIT} is `{0}`; write a duration like 30s, or unset it")]
+    HoldLimit(String),
+    #[error("no folder for the data: neither XDG_STATE_HOME nor HOME is set; give one with --data")]
+    NoDataFolder,
+    #[error("can't start threads")]
+    Runtime(#[source] std::io::Error),
+}
+
+pub(super) fn run(args: Args) -> Exit {
+    let options = match options(args) {
+        Ok(options) => options,
+        Err(error) => return failed(Exit::Usage, &error),
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(Exit::NotStarted, &error),
+    };
+    local::report_panics();
+    let ended = runtime.block_on(local::run(options));
+    // What still runs was cut off on purpose; waiting for blocking threads would outlast the grace period.
+    runtime.shutdown_background();
+    match ended {
+        Ok(Ended::Drained) => Exit::Done,
+        Ok(Ended::CutOff) => Exit::CutOff,
+        Err(error) => match error {
+            RunError::Manifests(lines) => failed_lines(Exit::Invalid, &lines),
+            RunError::NotStarted(lines) => failed_lines(Exit::NotStarted, &lines),
+            RunError::Usage(_) => failed(Exit::Usage, &error),
+            RunError::Bug => failed(Exit::Bug, &error),
+            _ => failed(Exit::NotStarted, &error),
+        },
+    }
+}
+
+fn failed_lines(exit: Exit, lines: &[String]) -> Exit {
+    lines.iter().for_each(|line| eprintln!("error: {line}"));
+    exit
+}
+
+pub(super) fn sink(args: SinkArgs) -> Exit {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(Exit::NotStarted, &error),
+    };
+    let ended = runtime.block_on(async {
+        let shutdown = crate::shutdown::on_signal().map_err(anyhow::Error::from)?;
+        sink::run(args, shutdown).await.map_err(anyhow::Error::from)
+    });
+    match ended {
+        Ok(()) => Exit::Done,
+        Err(error) => failed(Exit::NotStarted, error.as_ref()),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)
+}
+
+fn options(args: Args) -> Result<Options, StartError> {
+    let hold_limit = match std::env::var(HOLD_LIMIT) {
+        Ok(text) if !text.is_empty() => Some(duration::parse(&text).map_err(|_| StartError::HoldLimit(text))?),
+        _ => None,
+    };
+    Ok(Options {
+        data: args.data.or_else(state_folder).ok_or(StartError::NoDataFolder)?,
+        paths: args.paths,
+        listen: args.listen,
+        admin: args.admin,
+        embedded: args.embedded,
+        namespace: args.namespace,
+        routes: args.route,
+        services: args.service,
+        sink: args.sink,
+        reload: !args.no_reload,
+        grace: args.grace,
+        hold_limit,
+    })
+}
+
+/// By the XDG Base Directory Specification, which ignores a relative path.
+fn state_folder() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")))?;
+    Some(state.join("stagepost"))
+}

@@ -1,0 +1,68 @@
+//! Why a run can't start, or has to end; and panics, which must never pass in silence.
+
+use std::io;
+use std::panic;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::listeners::BindError;
+use crate::sink::SinkError;
+use crate::store::embedded::OpenError;
+
+/// Until a task that panicked is seen to have ended.
+const UNWINDING: Duration = Duration::from_millis(100);
+
+static PANICKED: Notify = Notify::const_new();
+
+/// Why a run did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// What is wrong with the manifests, a line each.
+    #[error("{}", .0.join("; "))]
+    Manifests(Vec<String>),
+    /// Flags that do not fit the manifests.
+    #[error("{0}")]
+    Usage(String),
+    /// The data folder.
+    #[error(transparent)]
+    Data(OpenError),
+    /// An address.
+    #[error("{0}")]
+    Listen(String),
+    /// The sink.
+    #[error(transparent)]
+    Sink(SinkError),
+    /// A part that could not be started, a line each.
+    #[error("{}", .0.join("; "))]
+    NotStarted(Vec<String>),
+    /// The system gives no signals or no address.
+    #[error("the system refuses what every process needs")]
+    Signals(#[source] io::Error),
+    /// A part ended that must not.
+    #[error("a bug ended a part of this process; nothing that was accepted is lost; start it again, and report what is logged above")]
+    Bug,
+}
+
+impl RunError {
+    pub(super) fn listen(error: BindError) -> Self {
+        Self::Listen(error.to_string())
+    }
+}
+
+/// Logs every panic as an error, wherever it happens, and lets the run look after its parts.
+pub fn report_panics() {
+    panic::set_hook(Box::new(|info| {
+        let message = info.payload_as_str().unwrap_or("no message");
+        let location = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(location, "a bug: {message}; please report it");
+        PANICKED.notify_one();
+    }));
+}
+
+/// Returns a moment after a panic. Some parts catch their own and go on; those that do not have ended by then.
+pub(super) async fn panicked() {
+    PANICKED.notified().await;
+    sleep(UNWINDING).await;
+}

@@ -1,0 +1,209 @@
+//! The status of each object, as the controller would write it, from facts that are read now.
+//!
+//! Inputs: an object of the supervisor. Output: an item of `/status`. Reading changes nothing.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::keeper::{Phase, What};
+use super::objects::{Facts, ProcessorObject, RouteObject, StoreObject};
+use super::standing::Standing;
+use super::verdict::{Delivering, Verdict};
+use crate::api::condition::Time;
+use crate::api::message_store::{QueueStatus, QueueType};
+use crate::api::processor_status::{
+    DeactivationStatus, DeadLetterStatus, LastDelivery, LastFailure, ProcessorState,
+};
+use crate::api::{API_VERSION, ForwardingProcessorStatus, IngressRouteStatus, MessageStoreStatus};
+use crate::core::topology::QueueKind;
+use crate::plan::duration;
+use crate::store::{Connection, MessageStore, StoreError};
+
+/// The parts of an item, besides its conditions' times.
+pub(super) struct Item {
+    pub(super) kind: &'static str,
+    pub(super) value: Value,
+}
+
+fn item(kind: &'static str, facts: &Facts, status: Value) -> Item {
+    let value = json!({
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": {
+            "name": facts.name,
+            "namespace": facts.namespace,
+            "generation": facts.generation,
+            "creationTimestamp": facts.created.round(jiff::Unit::Second).unwrap_or(facts.created),
+        },
+        "status": status,
+    });
+    Item { kind, value }
+}
+
+/// A MessageStore.
+pub(super) async fn store(object: &StoreObject, now: Timestamp) -> Item {
+    let topology = &object.plan.topology;
+    let depth = object.store.depth().await;
+    let mismatch = match (&depth, &*object.store.connection().borrow()) {
+        (Err(error @ StoreError::Mismatch(_)), _) | (_, Connection::Down(error @ StoreError::Mismatch(_))) => {
+            Some(("QueueMismatch", format!("{error}; create a new store and drain this one with target.storeRef")))
+        }
+        _ => None,
+    };
+    let mut verdict = Verdict::new(object.facts.generation, now);
+    verdict.references(None);
+    verdict.brokers([(object.plan.name.as_str(), connection(&*object.store))]);
+    let depth = depth.ok();
+    let status = MessageStoreStatus {
+        conditions: verdict.finish(mismatch, "Ready"),
+        queue: topology.queue.as_ref().map(|queue| QueueStatus {
+            name: queue.name.clone(),
+            virtual_host: Some(object.plan.broker.virtual_host.clone().unwrap_or_else(|| "/".to_owned())),
+            kind: match queue.kind {
+                QueueKind::Quorum => QueueType::Quorum,
+                QueueKind::Classic => QueueType::Classic,
+            },
+        }),
+        bindings: topology.exchange.as_ref().map(|_| topology.bindings.clone()),
+        messages: depth.map(|depth| depth.ready),
+        consumers: depth.map(|depth| depth.consumers),
+        sampled_at: depth.map(|_| Time(now)),
+        observed_generation: Some(object.facts.generation),
+    };
+    item("MessageStore", &object.facts, json!(status))
+}
+
+/// An IngressRoute that is reached at `address`.
+pub(super) fn route(object: &RouteObject, address: &str, now: Timestamp) -> Item {
+    let mut verdict = Verdict::new(object.facts.generation, now);
+    verdict.references(None);
+    verdict.brokers(object.route.stores.iter().map(|(name, store)| (name.as_str(), connection(&**store))));
+    verdict.degraded(None);
+    let status = IngressRouteStatus {
+        address: Some(address.to_owned()),
+        conditions: verdict.finish(None, "Ready"),
+        replicas: Some(1),
+        ready_replicas: Some(1),
+        accepted: Some(object.route.counters.accepted()),
+        rejected: Some(object.route.counters.rejected()),
+        failed: Some(object.route.counters.failed()),
+        observed_generation: Some(object.facts.generation),
+        ..IngressRouteStatus::default()
+    };
+    item("IngressRoute", &object.facts, json!(status))
+}
+
+/// A ForwardingProcessor.
+pub(super) async fn processor(object: &ProcessorObject, now: Timestamp) -> Item {
+    let (phase, standing, last_handled) = object.keeper.read();
+    let generation = object.facts.generation;
+    let conditions = processor_verdict(object, &phase, &standing, now);
+    let backlog = object.source.depth().await.ok().map(|depth| depth.ready + standing.held);
+    let dead_letter = match &object.dead_letters {
+        Some(store) => Some(DeadLetterStatus {
+            queue: store.name().to_owned(),
+            messages: store.depth().await.ok().map(|depth| depth.ready),
+        }),
+        None => None,
+    };
+    let latest = standing.latest.as_ref();
+    let replicas = object.plan.replicas;
+    let status = ForwardingProcessorStatus {
+        state: Some(state(object, &phase, &standing)),
+        target: match object.keeper.wished().what {
+            What::Run(launch) => Some(launch.target()),
+            _ => None,
+        },
+        delivered: Some(standing.delivered),
+        failed_attempts: Some(standing.failed_attempts),
+        dead_lettered: Some(standing.dead_lettered),
+        dropped: Some(standing.dropped),
+        filtered: Some(standing.filtered),
+        backlog,
+        held: Some(standing.held),
+        oldest_taken_age: standing.oldest_taken_age.map(|age| duration::format(whole_seconds(age)).as_str().into()),
+        dead_letter,
+        next_tick: standing.next_tick.map(Time),
+        last_delivery: latest.and_then(|report| report.last_delivery.as_ref()).map(|delivery| LastDelivery {
+            time: Time(delivery.time),
+            status: delivery.status,
+        }),
+        last_failure: latest.and_then(|report| report.last_failure.as_ref()).map(|failure| LastFailure {
+            time: Time(failure.time),
+            message_id: Some(failure.message_id.clone()),
+            reason: failure.reason.to_owned(),
+            status: failure.status,
+            message: failure.message.clone(),
+        }),
+        deactivation: standing.deactivated.as_ref().and_then(|report| report.deactivation.as_ref()).map(|record| {
+            DeactivationStatus {
+                time: Time(record.time),
+                message_id: record.message_id.clone(),
+                reason: record.reason.clone(),
+                message: record.message.clone(),
+                attempts: record.attempts,
+            }
+        }),
+        last_handled_reactivate: last_handled,
+        replicas: Some(replicas),
+        ready_replicas: Some(if phase == Phase::Running { replicas } else { 0 }),
+        conditions,
+        observed_generation: Some(generation),
+        ..ForwardingProcessorStatus::default()
+    };
+    let mut item = item("ForwardingProcessor", &object.facts, json!(status));
+    // For the column STORE of the table; the rest of the spec stays where it is.
+    item.value["spec"] = json!({"storeRef": {"name": object.plan.source}});
+    item
+}
+
+fn whole_seconds(age: std::time::Duration) -> std::time::Duration {
+    std::time::Duration::from_secs(age.as_secs())
+}
+
+fn state(object: &ProcessorObject, phase: &Phase, standing: &Standing) -> ProcessorState {
+    match phase {
+        Phase::Suspended => ProcessorState::Suspended,
+        Phase::Running if standing.deactivated.is_some() => ProcessorState::Deactivated,
+        Phase::Running if object.plan.replicas > 0 => ProcessorState::Active,
+        _ => ProcessorState::Pending,
+    }
+}
+
+fn processor_verdict(
+    object: &ProcessorObject,
+    phase: &Phase,
+    standing: &Standing,
+    now: Timestamp,
+) -> Vec<crate::api::condition::Condition> {
+    let mut verdict = Verdict::new(object.facts.generation, now);
+    verdict.references(match phase {
+        Phase::Waiting(missing) => Some(missing),
+        _ => None,
+    });
+    verdict.brokers(object.stores.iter().map(|(name, store)| (name.as_str(), connection(&**store))));
+    let latest = standing.latest.as_ref();
+    let last_error = latest.and_then(|report| report.last_failure.as_ref()).map_or("", |failure| &failure.message);
+    verdict.target(standing.target_reachable, last_error);
+    verdict.delivering(match (phase, standing.hindrance) {
+        (Phase::Suspended, _) => Delivering::Suspended,
+        (Phase::Running, Some(hindrance)) => Delivering::Hindered(hindrance),
+        (Phase::Running, None) => Delivering::Yes,
+        _ => Delivering::NotStarted,
+    });
+    let lost = format!("{} answers could not be stored in spec.response.storeRef", standing.responses_lost);
+    verdict.degraded((standing.responses_lost > 0).then_some(("ResponsesLost", lost.as_str())));
+    let remedy = format!("it stopped at a message that failed; repair the cause, then `stagepost reactivate {}`", object.facts.name);
+    match phase {
+        Phase::Running if standing.deactivated.is_some() => verdict.finish(Some(("Deactivated", remedy)), "Ready"),
+        Phase::Running if object.plan.replicas == 0 => verdict.finish(None, "ScaledToZero"),
+        Phase::Suspended => verdict.finish(None, "Suspended"),
+        Phase::Starting => verdict.finish(Some(("Starting", "it is about to start".to_owned())), "Ready"),
+        Phase::Failed(error) => verdict.finish(Some(("NotStarted", error.clone())), "Ready"),
+        Phase::Running | Phase::Waiting(_) => verdict.finish(None, "Ready"),
+    }
+}
+
+fn connection(store: &dyn MessageStore) -> Connection {
+    store.connection().borrow().clone()
+}
