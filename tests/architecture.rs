@@ -12,7 +12,7 @@ const EDGES: [(&str, &[&str]); 15] = [
         &["api", "plan", "expression", "controller", "local", "ingress", "forwarder", "sink", "telemetry", "shutdown"],
     ),
     ("controller", &["plan", "api", "store", "telemetry", "shutdown"]),
-    ("local", &["api", "plan", "store", "ingress", "forwarder", "sink", "telemetry", "shutdown"]),
+    ("local", &["api", "plan", "store", "ingress", "forwarder", "sink", "telemetry", "core", "shutdown"]),
     ("ingress", &["plan", "store", "expression", "telemetry", "core", "shutdown"]),
     ("forwarder", &["plan", "store", "target", "expression", "telemetry", "core", "shutdown"]),
     ("sink", &["shutdown"]),

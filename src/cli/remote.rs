@@ -86,7 +86,11 @@ pub(super) fn reactivate(args: &ReactivateArgs) -> Exit {
 }
 
 fn exit_of(error: &RemoteError) -> Exit {
-    let exit = if matches!(error, RemoteError::Client(_) | RemoteError::Runtime(_)) { Exit::NotStarted } else { Exit::Refused };
+    let exit = if matches!(error, RemoteError::Client(_) | RemoteError::Runtime(_)) {
+        Exit::NotStarted
+    } else {
+        Exit::Refused
+    };
     failed(exit, error)
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::Uri;
 
 use super::{Exit, failed};
-use crate::plan::duration;
 use crate::local::names::{self, Assignment};
 use crate::local::{self, Ended, Options, RunError};
+use crate::plan::duration;
 use crate::sink::{self, SinkArgs};
 
 /// Threads that run tasks. The work is disk and network: two keep a laptop's idle memory small and still let the

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::plan::{AnswerLog, AuthPlan, ForwarderPlan, HttpTargetPlan, KeyRef, KeySource, KeyValues, TargetPlan, TlsPlan};
+use crate::plan::{
+    AnswerLog, AuthPlan, ForwarderPlan, HttpTargetPlan, KeyRef, KeySource, KeyValues, TargetPlan, TlsPlan,
+};
 use crate::store::MessageStore;
 use crate::target::Target;
 use crate::target::http::{ClientIdentity, Credentials, HttpTarget, HttpTargetConfig, TargetConfigError, TlsMaterial};

@@ -108,7 +108,9 @@ fn of_schema(schema: &Value, depth: usize) -> Value {
         }
         Some("integer" | "number") => match schema.get("minimum").or_else(|| schema.get("maximum")) {
             Some(bound) => bound.clone(),
-            None => json!(schema.get("exclusiveMinimum").and_then(Value::as_f64).map_or(1.0, |above| above + 1.0) as i64),
+            None => {
+                json!(schema.get("exclusiveMinimum").and_then(Value::as_f64).map_or(1.0, |above| above + 1.0) as i64)
+            }
         },
         Some("boolean") => json!(true),
         Some("null") => Value::Null,
@@ -125,7 +127,8 @@ fn of_object(schema: &Value, depth: usize) -> Value {
     let properties = schema.get("properties");
     let mut object = Map::new();
     for name in required.filter(|_| depth < MAX_DEPTH) {
-        let value = properties.and_then(|all| all.get(name)).map_or_else(|| json!("example"), |of| of_schema(of, depth + 1));
+        let value =
+            properties.and_then(|all| all.get(name)).map_or_else(|| json!("example"), |of| of_schema(of, depth + 1));
         object.insert(name.to_owned(), value);
     }
     Value::Object(object)
@@ -170,7 +173,11 @@ fn insert(body: &mut Value, names: &[&str], value: Value) {
 /// In single quotes where the shell would read something into it.
 fn quoted(text: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
-    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

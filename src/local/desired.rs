@@ -64,10 +64,12 @@ impl Desired {
     // The place where a store gets its broker: its Secret's, else that of `--amqp`, else the embedded one.
     fn on_rabbitmq(&self) -> Vec<String> {
         let wants = |(namespace, name): &Key, plan: &StorePlan| match &plan.broker.connection {
-            BrokerConnection::Secret(secret) if self.keys.contains(namespace, KeySource::Secret, secret) => Some(format!(
-                "MessageStore/{name}: spec.broker.secretRef: its Secret `{secret}` is among the manifests, and a local run \
+            BrokerConnection::Secret(secret) if self.keys.contains(namespace, KeySource::Secret, secret) => {
+                Some(format!(
+                    "MessageStore/{name}: spec.broker.secretRef: its Secret `{secret}` is among the manifests, and a local run \
                  can't use RabbitMQ yet; add --embedded to keep the messages in a local file instead"
-            )),
+                ))
+            }
             _ => None,
         };
         self.stores.iter().filter_map(|(key, wanted)| wants(key, &wanted.plan)).collect()

@@ -41,7 +41,9 @@ pub enum RunError {
     #[error("the system refuses what every process needs")]
     Signals(#[source] io::Error),
     /// A part ended that must not.
-    #[error("a bug ended a part of this process; nothing that was accepted is lost; start it again, and report what is logged above")]
+    #[error(
+        "a bug ended a part of this process; nothing that was accepted is lost; start it again, and report what is logged above"
+    )]
     Bug,
 }
 

@@ -11,9 +11,7 @@ use super::standing::Standing;
 use super::verdict::{Delivering, Verdict};
 use crate::api::condition::Time;
 use crate::api::message_store::{QueueStatus, QueueType};
-use crate::api::processor_status::{
-    DeactivationStatus, DeadLetterStatus, LastDelivery, LastFailure, ProcessorState,
-};
+use crate::api::processor_status::{DeactivationStatus, DeadLetterStatus, LastDelivery, LastFailure, ProcessorState};
 use crate::api::{API_VERSION, ForwardingProcessorStatus, IngressRouteStatus, MessageStoreStatus};
 use crate::core::topology::QueueKind;
 use crate::plan::duration;
@@ -124,10 +122,9 @@ pub(super) async fn processor(object: &ProcessorObject, now: Timestamp) -> Item 
         oldest_taken_age: standing.oldest_taken_age.map(|age| duration::format(whole_seconds(age)).as_str().into()),
         dead_letter,
         next_tick: standing.next_tick.map(Time),
-        last_delivery: latest.and_then(|report| report.last_delivery.as_ref()).map(|delivery| LastDelivery {
-            time: Time(delivery.time),
-            status: delivery.status,
-        }),
+        last_delivery: latest
+            .and_then(|report| report.last_delivery.as_ref())
+            .map(|delivery| LastDelivery { time: Time(delivery.time), status: delivery.status }),
         last_failure: latest.and_then(|report| report.last_failure.as_ref()).map(|failure| LastFailure {
             time: Time(failure.time),
             message_id: Some(failure.message_id.clone()),
@@ -193,7 +190,10 @@ fn processor_verdict(
     });
     let lost = format!("{} answers could not be stored in spec.response.storeRef", standing.responses_lost);
     verdict.degraded((standing.responses_lost > 0).then_some(("ResponsesLost", lost.as_str())));
-    let remedy = format!("it stopped at a message that failed; repair the cause, then `stagepost reactivate {}`", object.facts.name);
+    let remedy = format!(
+        "it stopped at a message that failed; repair the cause, then `stagepost reactivate {}`",
+        object.facts.name
+    );
     match phase {
         Phase::Running if standing.deactivated.is_some() => verdict.finish(Some(("Deactivated", remedy)), "Ready"),
         Phase::Running if object.plan.replicas == 0 => verdict.finish(None, "ScaledToZero"),

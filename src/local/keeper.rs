@@ -297,7 +297,9 @@ impl Worker {
         let Some(running) = self.running.as_ref().filter(|_| self.is_new(value.as_ref())) else { return };
         match reactivate(&running.handles).await {
             Ok(_) => lock(&self.view).last_handled = value,
-            Err(error) => tracing::warn!(processor = %self.identity.slashed, %error, "can't reactivate; change the annotation again"),
+            Err(error) => {
+                tracing::warn!(processor = %self.identity.slashed, %error, "can't reactivate; change the annotation again")
+            }
         }
     }
 

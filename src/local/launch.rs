@@ -201,11 +201,8 @@ fn missing_key(key: &KeyRef) -> Missing {
 fn keys(plan: &ForwarderPlan) -> Vec<KeyRef> {
     let TargetPlan::Http(http) = &plan.target else { return Vec::new() };
     let HttpTargetPlan { tls, auth, .. } = &**http;
-    let secret = |name: &str, key: &str| KeyRef {
-        source: KeySource::Secret,
-        name: name.to_owned(),
-        key: key.to_owned(),
-    };
+    let secret =
+        |name: &str, key: &str| KeyRef { source: KeySource::Secret, name: name.to_owned(), key: key.to_owned() };
     let mut keys = Vec::new();
     if let Some(tls) = tls {
         keys.extend(tls.ca.clone());

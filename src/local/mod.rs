@@ -104,7 +104,11 @@ pub async fn run(options: Options) -> Result<Ended, RunError> {
     let watcher = options.reload.then(|| Watcher::new(&options.paths));
     let mut run = Run::start(options).await?;
     let mut watcher = watcher.and_then(|watcher| {
-        watcher.inspect_err(|error| tracing::warn!(%error, "edits of the manifests are not seen; restart to take them over")).ok()
+        watcher
+            .inspect_err(
+                |error| tracing::warn!(%error, "edits of the manifests are not seen; restart to take them over"),
+            )
+            .ok()
     });
     run.announce();
     let screen = console::is_interactive().then(|| tokio::spawn(screen::keep(run.supervisor.clone())));

@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn what_can_not_be_read_is_refused_with_a_remedy() {
-        for text in ["orders", "=127.0.0.1:1", "a/b/c=127.0.0.1:1", "/a=127.0.0.1:1", "a=127.0.0.1", "a=host:80", "a="] {
+        for text in ["orders", "=127.0.0.1:1", "a/b/c=127.0.0.1:1", "/a=127.0.0.1:1", "a=127.0.0.1", "a=host:80", "a="]
+        {
             assert!(route(text).unwrap_err().to_string().contains("; write "), "{text}");
         }
         for text in ["a=host:80", "a=ftp://host", "a=http://user@host", "a=http://host/?q=1", "a=/path", "a="] {

@@ -118,7 +118,8 @@ impl Supervisor {
         for (key, wanted) in &desired.stores {
             match self.stores.declare(&key.0, &wanted.plan) {
                 Ok(store) => {
-                    let facts = Facts::new(key, wanted.spec.clone(), before.stores.get(key).map(|object| &object.facts));
+                    let facts =
+                        Facts::new(key, wanted.spec.clone(), before.stores.get(key).map(|object| &object.facts));
                     let metrics = self.metrics.store(&facts.slashed());
                     let object = StoreObject { facts, plan: wanted.plan.clone(), store, metrics };
                     objects.stores.insert(key.clone(), object);
@@ -360,7 +361,9 @@ impl Supervisor {
 }
 
 fn not_declared(store: &str, error: &StoreError) -> String {
-    format!("MessageStore {store} can't be declared: {error}; create a new store under another queue name and drain this one with target.storeRef")
+    format!(
+        "MessageStore {store} can't be declared: {error}; create a new store under another queue name and drain this one with target.storeRef"
+    )
 }
 
 /// Every store that an object is or names, default dead letter queues included.
@@ -369,7 +372,8 @@ fn named_stores(objects: &Objects) -> std::collections::BTreeSet<Key> {
         names.into_iter().map(|name| (namespace.clone(), name.clone())).collect()
     };
     let routes = objects.routes.iter().flat_map(|(key, object)| of(&key.0, object.route.plan.stores.keys().collect()));
-    let processors = objects.processors.iter().flat_map(|(key, object)| of(&key.0, object.plan.stores.keys().collect()));
+    let processors =
+        objects.processors.iter().flat_map(|(key, object)| of(&key.0, object.plan.stores.keys().collect()));
     objects.stores.keys().cloned().chain(routes).chain(processors).collect()
 }
 

@@ -50,8 +50,12 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let lines = align(&rows(&[&["NAME", "STATE", "X"], &["orders-of-today", "Active", ""], &["ü", "no\nline", "7"]]));
-        assert_eq!(lines, ["NAME              STATE     X", "orders-of-today   Active", "ü                 no line   7"]);
+        let lines =
+            align(&rows(&[&["NAME", "STATE", "X"], &["orders-of-today", "Active", ""], &["ü", "no\nline", "7"]]));
+        assert_eq!(
+            lines,
+            ["NAME              STATE     X", "orders-of-today   Active", "ü                 no line   7"]
+        );
     }
 
     #[test]
@@ -61,7 +65,15 @@ mod tests {
 
     #[test]
     fn ages_read_as_in_kubectl() {
-        let cases = [(-1, "0s"), (119, "119s"), (130, "2m10s"), (300, "5m"), (700, "11m"), (15_000, "4h10m"), (200_000, "2d7h")];
+        let cases = [
+            (-1, "0s"),
+            (119, "119s"),
+            (130, "2m10s"),
+            (300, "5m"),
+            (700, "11m"),
+            (15_000, "4h10m"),
+            (200_000, "2d7h"),
+        ];
         for (seconds, expected) in cases {
             assert_eq!(age(seconds), expected);
         }

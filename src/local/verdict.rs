@@ -92,7 +92,8 @@ impl Verdict {
     /// Ready, unless `against` or one of the conditions that count says otherwise; `reason` says how it is ready.
     pub(super) fn finish(mut self, against: Option<(&str, String)>, reason: &str) -> Vec<Condition> {
         let counts = |condition: &&Condition| {
-            [ACCEPTED, RESOLVED_REFS, BROKER_CONNECTED].contains(&condition.type_.as_str()) && condition.status != "True"
+            [ACCEPTED, RESOLVED_REFS, BROKER_CONNECTED].contains(&condition.type_.as_str())
+                && condition.status != "True"
         };
         let hindered = self.conditions.iter().find(counts).map(|found| (found.reason.clone(), found.message.clone()));
         match against.map(|(reason, message)| (reason.to_owned(), message)).or(hindered) {
@@ -133,9 +134,13 @@ fn down(error: &StoreError) -> &'static str {
 
 fn explain(hindrance: Hindrance) -> &'static str {
     match hindrance {
-        Hindrance::Deactivated => "it stopped itself at a message that failed; repair the cause, then `stagepost reactivate`",
+        Hindrance::Deactivated => {
+            "it stopped itself at a message that failed; repair the cause, then `stagepost reactivate`"
+        }
         Hindrance::SourceUnavailable => "the source can't be consumed now; it is tried again",
-        Hindrance::DeadLetterStoreUnavailable => "the dead letter store takes nothing now; the message is held and tried again",
+        Hindrance::DeadLetterStoreUnavailable => {
+            "the dead letter store takes nothing now; the message is held and tried again"
+        }
         Hindrance::DeactivationNotStored => "the record of the deactivation can't be stored now; the message is held",
         Hindrance::PausedByTarget => "the target asked for a pause by retry-after",
         Hindrance::BreakerOpen => "the circuit breaker is open after many failures in a row",
