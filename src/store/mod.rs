@@ -13,6 +13,7 @@
 
 pub mod embedded;
 pub mod publisher;
+pub mod rabbitmq;
 
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,164 @@
+//! Taking messages from a queue, acknowledging them, and giving them back all together.
+//!
+//! A consumer has a channel of its own. Its deliveries go back together: cancel first, so that nothing more arrives,
+//! then one `basic.nack` over all that is unsettled. Any other way changes the order of what comes back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::session::{Epoch, RPC_TIMEOUT};
+use super::topology::{name, rpc};
+use super::wire;
+use crate::core::message::MessageId;
+use crate::store::{BoxFuture, Consumer, Delivery, StoreError, Tag};
+
+/// An attached consumer.
+pub(super) struct RabbitConsumer {
+    epoch: Arc<Epoch>,
+    channel: Channel,
+    stream: lapin::Consumer,
+    acks: mpsc::Sender<Ack>,
+    unsettled: BTreeSet<u64>,
+    /// The highest tag that was delivered to us.
+    highest: u64,
+    /// Everything up to this tag has been acknowledged.
+    settled: u64,
+    given_back: bool,
+}
+
+/// What the acknowledging task carries out, in order.
+enum Ack {
+    One(u64),
+    UpTo(u64),
+    Flush(oneshot::Sender<()>),
+}
+
+/// Attaches a consumer to a queue.
+pub(super) async fn attach(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<RabbitConsumer, StoreError> {
+    let channel = epoch.channel().await?;
+    rpc(&epoch, channel.basic_qos(prefetch.max(1), BasicQosOptions::default())).await?;
+    let consume = channel.basic_consume(
+        name(queue)?,
+        ShortString::default(),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
+    let stream = rpc(&epoch, consume).await?;
+    // Each unsettled delivery is acknowledged once; one more place is for the flush.
+    let (acks, commands) = mpsc::channel(usize::from(prefetch.max(1)) * 2 + 1);
+    tokio::spawn(acknowledge(epoch.clone(), channel.clone(), commands));
+    Ok(RabbitConsumer {
+        epoch,
+        channel,
+        stream,
+        acks,
+        unsettled: BTreeSet::new(),
+        highest: 0,
+        settled: 0,
+        given_back: false,
+    })
+}
+
+/// Writes acknowledgements in the order given. The broker does not answer them; if the connection fails, what was
+/// under way comes again, redelivered.
+async fn acknowledge(epoch: Arc<Epoch>, channel: Channel, mut commands: mpsc::Receiver<Ack>) {
+    while let Some(command) = commands.recv().await {
+        let (tag, multiple) = match command {
+            Ack::One(tag) => (tag, false),
+            Ack::UpTo(tag) => (tag, true),
+            Ack::Flush(done) => {
+                let _ = done.send(());
+                continue;
+            }
+        };
+        let written = timeout(RPC_TIMEOUT, channel.basic_ack(tag, BasicAckOptions { multiple })).await;
+        if !matches!(written, Ok(Ok(()))) {
+            // An acknowledgement that may not have been written leaves the tags in doubt: start afresh.
+            epoch.fail();
+            return;
+        }
+    }
+}
+
+impl RabbitConsumer {
+    fn queue_ack(&self, ack: Ack) -> Result<(), StoreError> {
+        self.acks.try_send(ack).map_err(|_| StoreError::Stale)
+    }
+}
+
+impl Consumer for RabbitConsumer {
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, StoreError>> {
+        Box::pin(async move {
+            let delivery = match self.stream.next().await {
+                Some(Ok(delivery)) => delivery,
+                Some(Err(error)) => return Err(StoreError::NotConnected(error.to_string())),
+                None => {
+                    return Err(StoreError::NotFound(
+                        "the broker cancelled the consumer: the queue is gone".to_owned(),
+                    ));
+                }
+            };
+            let tag = delivery.delivery_tag;
+            self.unsettled.insert(tag);
+            self.highest = self.highest.max(tag);
+            // What a stranger published without an id gets one for as long as we hold it.
+            let unnamed = || MessageId::new(uuid::Uuid::now_v7().to_string());
+            let message = wire::message(&delivery.properties, delivery.data, unnamed);
+            Ok(Delivery { tag: Tag(tag), message: Arc::new(message), redelivered: delivery.redelivered })
+        })
+    }
+
+    fn ack(&mut self, tags: &[Tag]) -> Result<(), StoreError> {
+        if self.epoch.is_over() {
+            return Err(StoreError::Stale);
+        }
+        for Tag(tag) in tags {
+            self.unsettled.remove(tag);
+        }
+        // A settled prefix is one frame for the broker, however many messages it covers.
+        let prefix = self.unsettled.first().map_or(self.highest, |first| first - 1);
+        if prefix > self.settled {
+            self.settled = prefix;
+            self.queue_ack(Ack::UpTo(prefix))?;
+        }
+        tags.iter().filter(|Tag(tag)| *tag > prefix).try_for_each(|Tag(tag)| self.queue_ack(Ack::One(*tag)))
+    }
+
+    fn give_back(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.given_back = true;
+            let (done, flushed) = oneshot::channel();
+            if self.acks.send(Ack::Flush(done)).await.is_ok() {
+                let _ = timeout(RPC_TIMEOUT, flushed).await;
+            }
+            let tag = self.stream.tag();
+            rpc(&self.epoch, self.channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
+            // Tag 0 with `multiple`: everything unacknowledged on this channel, also what was still on its way to us.
+            let all = BasicNackOptions { multiple: true, requeue: true };
+            rpc(&self.epoch, self.channel.basic_nack(0, all)).await?;
+            rpc(&self.epoch, self.channel.close(200, "given back".into())).await
+        })
+    }
+}
+
+impl Drop for RabbitConsumer {
+    /// Closing the channel returns what is unsettled.
+    fn drop(&mut self) {
+        if self.given_back || self.epoch.is_over() {
+            return;
+        }
+        let channel = self.channel.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = timeout(RPC_TIMEOUT, channel.close(200, "dropped".into())).await;
+            });
+        }
+    }
+}

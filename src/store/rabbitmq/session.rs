@@ -1,0 +1,281 @@
+//! One supervised connection to the broker: connected for ever, rebuilt for ever.
+//!
+//! A connection and all its channels are one *epoch*. Whatever goes wrong on a connection ends its epoch: every
+//! waiter fails, every handle of that epoch goes stale, and the supervisor builds the next one. Nothing of an old
+//! epoch can reach a new channel, because nothing is carried over. (The client's own recovery is off: it repairs
+//! connections, but not our accounting of who was told what.)
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Channel, ConnectionProperties, Event};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::address::{Address, AddressError, Tls};
+use super::tls;
+use crate::core::retry::Backoff;
+use crate::store::StoreError;
+
+/// TCP, TLS and the AMQP handshake with one node. A host that swallows packets is given up after this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// One answer of the broker on an open connection: opening a channel, a declaration, a cancel.
+pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Closing is a courtesy.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Half-open connections are noticed after two of these.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// Between connects: quick after a hiccup, patient in an outage, spread so that pods don't come in step.
+fn backoff() -> Backoff {
+    Backoff { interval: Duration::from_millis(250), factor: 2.0, max_interval: Duration::from_secs(15), jitter: 0.2 }
+}
+
+/// Reads where the broker is; called before every connect, so that a rotated Secret is taken up.
+pub type AddressSource = Arc<dyn Fn() -> Result<Address, AddressError> + Send + Sync>;
+
+/// The state of a session.
+#[derive(Debug, Clone)]
+pub(super) enum State {
+    /// Connected.
+    Up(Arc<Epoch>),
+    /// Connected, but the broker takes no publishes (an alarm); the text is its reason.
+    Blocked(Arc<Epoch>, String),
+    /// Not connected, because of this. `known` is false until the first connect after a start or a loss has failed.
+    Down { error: StoreError, known: bool },
+}
+
+/// One connection's lifetime.
+pub(super) struct Epoch {
+    /// Tells epochs apart; only grows.
+    pub(super) number: u64,
+    connection: lapin::Connection,
+    failed: CancellationToken,
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {}", self.number)
+    }
+}
+
+impl Epoch {
+    /// Opens a channel.
+    pub(super) async fn channel(&self) -> Result<Channel, StoreError> {
+        match timeout(RPC_TIMEOUT, self.connection.create_channel()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(not_connected(&error)),
+            Err(_) => {
+                self.fail();
+                Err(StoreError::NotConnected("the broker did not open a channel in time".to_owned()))
+            }
+        }
+    }
+
+    /// Ends this epoch: something on it did not answer, so nothing on it can be trusted to.
+    pub(super) fn fail(&self) {
+        self.failed.cancel();
+    }
+
+    /// Whether the epoch has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.failed.is_cancelled() || !self.connection.status().connected()
+    }
+}
+
+/// A connection that is kept up until the session is dropped.
+#[derive(Debug)]
+pub(super) struct Session {
+    state: watch::Receiver<State>,
+    refresh: Arc<tokio::sync::Notify>,
+    _stop: DropGuard,
+}
+
+impl Session {
+    /// Starts the supervisor. `name` is what the broker's management shows.
+    pub(super) fn start(name: String, address: AddressSource) -> Self {
+        let (sender, state) = watch::channel(State::Down {
+            error: StoreError::NotConnected("connecting for the first time".to_owned()),
+            known: false,
+        });
+        let stop = CancellationToken::new();
+        let refresh = Arc::new(tokio::sync::Notify::new());
+        let supervisor = Supervisor { name, address, state: sender, refresh: refresh.clone(), stop: stop.clone() };
+        tokio::spawn(supervisor.run());
+        Self { state, refresh, _stop: stop.drop_guard() }
+    }
+
+    /// The state now, and a way to wait for changes.
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// The epoch to work on, blocked or not.
+    pub(super) fn epoch(&self) -> Result<Arc<Epoch>, StoreError> {
+        match &*self.state.borrow() {
+            State::Up(epoch) | State::Blocked(epoch, _) => Ok(epoch.clone()),
+            State::Down { error, .. } => Err(error.clone()),
+        }
+    }
+
+    /// Tries to connect now rather than after the backoff: the Secret has changed.
+    pub(super) fn refresh(&self) {
+        self.refresh.notify_one();
+    }
+}
+
+struct Supervisor {
+    name: String,
+    address: AddressSource,
+    state: watch::Sender<State>,
+    refresh: Arc<tokio::sync::Notify>,
+    stop: CancellationToken,
+}
+
+static EPOCHS: AtomicU64 = AtomicU64::new(1);
+
+impl Supervisor {
+    async fn run(self) {
+        let mut failures = 0;
+        loop {
+            let connected = tokio::select! {
+                () = self.stop.cancelled() => return,
+                connected = self.connect() => connected,
+            };
+            match connected {
+                Ok(connection) => {
+                    failures = 0;
+                    self.live(connection).await;
+                }
+                Err(error) => {
+                    failures += 1;
+                    if failures == 1 {
+                        tracing::warn!(session = %self.name, %error, "broker not reachable; trying again for ever");
+                    }
+                    self.state.send_replace(State::Down { error, known: true });
+                }
+            }
+            if self.stop.is_cancelled() {
+                return;
+            }
+            let wait = backoff().delay(failures.max(1), fastrand::f64());
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+                () = self.refresh.notified() => {}
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<lapin::Connection, StoreError> {
+        let address = (self.address)().map_err(|error| StoreError::NotConnected(error.to_string()))?;
+        let mut last = StoreError::NotConnected("the Secret names no host".to_owned());
+        for (host, port) in &address.hosts {
+            match timeout(CONNECT_TIMEOUT, open(&self.name, &address, host, *port)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = StoreError::NotConnected(format!("TimedOut: {host}:{port} did not answer")),
+            }
+        }
+        Err(last)
+    }
+
+    /// Publishes the epoch, and returns when it is over.
+    async fn live(&self, connection: lapin::Connection) {
+        let mut events = Box::pin(connection.events_listener());
+        let failed = CancellationToken::new();
+        let number = EPOCHS.fetch_add(1, Ordering::Relaxed);
+        let epoch = Arc::new(Epoch { number, connection, failed: failed.clone() });
+        tracing::info!(session = %self.name, epoch = number, "connected to the broker");
+        self.state.send_replace(State::Up(epoch.clone()));
+        let reason = loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break None,
+                () = failed.cancelled() => break Some("the broker stopped answering".to_owned()),
+                event = events.next() => match event {
+                    Some(Event::ConnectionBlocked(reason)) => {
+                        tracing::warn!(session = %self.name, %reason, "the broker takes no publishes");
+                        self.state.send_replace(State::Blocked(epoch.clone(), reason));
+                    }
+                    Some(Event::ConnectionUnblocked) => {
+                        tracing::info!(session = %self.name, "the broker takes publishes again");
+                        self.state.send_replace(State::Up(epoch.clone()));
+                    }
+                    Some(Event::Error(error)) => {
+                        // Channel errors are reported here too; they end a channel, not the epoch.
+                        if !epoch.connection.status().connected() {
+                            break Some(error.to_string());
+                        }
+                    }
+                    Some(_) => {}
+                    None => break Some("the connection is gone".to_owned()),
+                },
+            }
+        };
+        failed.cancel();
+        let error = StoreError::NotConnected(reason.clone().unwrap_or_else(|| "shut down".to_owned()));
+        self.state.send_replace(State::Down { error, known: false });
+        if let Some(reason) = reason {
+            tracing::warn!(session = %self.name, epoch = number, %reason, "connection to the broker lost");
+        }
+        let _ = timeout(CLOSE_TIMEOUT, epoch.connection.close(200, "bye".into())).await;
+    }
+}
+
+/// Opens one connection to one node.
+async fn open(name: &str, address: &Address, host: &str, port: u16) -> Result<lapin::Connection, StoreError> {
+    let uri = AMQPUri {
+        scheme: if address.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo { username: address.username.clone(), password: address.password.clone() },
+            host: host.to_owned(),
+            port,
+        },
+        vhost: address.virtual_host.clone(),
+        query: AMQPQueryString { heartbeat: Some(HEARTBEAT_SECONDS), ..AMQPQueryString::default() },
+    };
+    let runtime = lapin::runtime::default_runtime().map_err(|error| not_connected(&error))?;
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let tls: Option<Tls> = address.tls.clone();
+    let connector = match &tls {
+        Some(tls) => Some(Arc::new(tls::connector(tls).map_err(StoreError::NotConnected)?)),
+        None => None,
+    };
+    let server_name = tls.and_then(|tls| tls.server_name).unwrap_or_else(|| host.to_owned());
+    lapin::Connection::connector(
+        uri,
+        runtime,
+        async move |uri: AMQPUri, _runtime| {
+            let target = (uri.authority.host.as_str(), uri.authority.port);
+            Ok(tls::stream(target, connector.as_deref(), &server_name).await?)
+        },
+        properties,
+    )
+    .await
+    .map_err(|error| classify(&error))
+}
+
+/// The class first: status shows only that, logs show all.
+fn classify(error: &lapin::Error) -> StoreError {
+    let text = error.to_string();
+    let lower = text.to_ascii_lowercase();
+    let class = if lower.contains("access_refused") || lower.contains("access-refused") || lower.contains("403") {
+        "AuthenticationFailed"
+    } else if lower.contains("not_allowed") || lower.contains("not-allowed") || lower.contains("530") {
+        "NotFound"
+    } else if lower.contains("certificate") || lower.contains("tls") || lower.contains("handshake") {
+        "TlsFailed"
+    } else {
+        "Refused"
+    };
+    StoreError::NotConnected(format!("{class}: {text}"))
+}
+
+pub(super) fn not_connected(error: &lapin::Error) -> StoreError {
+    StoreError::NotConnected(error.to_string())
+}

@@ -1,0 +1,202 @@
+//! Declaring queues, exchanges and bindings, and looking at them.
+//!
+//! Each declaration has a throw-away channel: the broker answers a mismatch by closing the channel it came on.
+
+use std::sync::Arc;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ExchangeKind as LapinExchangeKind, Queue as LapinQueue};
+use tokio::time::timeout;
+
+use super::session::{Epoch, RPC_TIMEOUT, not_connected};
+use crate::core::topology::{Consumers, Exchange, ExchangeKind, Management, Queue, QueueKind, Topology};
+use crate::store::StoreError;
+
+/// How often the broker may redeliver a message of a quorum queue before it drops it.
+///
+/// Never absent (3.10 then returns messages to the tail, 4.x drops them at the 21st return), never -1 (3.10 drops
+/// the message at its first return).
+const DELIVERY_LIMIT: i32 = 1_000_000;
+
+/// Declares all of a topology. What exists alike stays as it is.
+pub(super) async fn declare(epoch: &Arc<Epoch>, topology: &Topology) -> Result<(), StoreError> {
+    if let Some(exchange) = &topology.exchange {
+        declare_exchange(epoch, exchange).await?;
+    }
+    let Some(queue) = &topology.queue else { return Ok(()) };
+    declare_queue(epoch, queue).await?;
+    if let Some(exchange) = &topology.exchange {
+        // A fanout exchange ignores the key, but a binding there must be.
+        let fanout = [String::new()];
+        let keys = if exchange.kind == ExchangeKind::Fanout { &fanout[..] } else { &topology.bindings };
+        for key in keys {
+            bind(epoch, queue, exchange, key).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes bindings that left the spec.
+pub(super) async fn unbind(epoch: &Epoch, queue: &str, exchange: &str, keys: &[String]) -> Result<(), StoreError> {
+    let channel = epoch.channel().await?;
+    for key in keys {
+        rpc(epoch, channel.queue_unbind(name(queue)?, name(exchange)?, name(key)?, FieldTable::default())).await?;
+    }
+    close(channel);
+    Ok(())
+}
+
+async fn declare_exchange(epoch: &Epoch, exchange: &Exchange) -> Result<(), StoreError> {
+    let channel = epoch.channel().await?;
+    let kind = match exchange.kind {
+        ExchangeKind::Direct => LapinExchangeKind::Direct,
+        ExchangeKind::Topic => LapinExchangeKind::Topic,
+        ExchangeKind::Fanout => LapinExchangeKind::Fanout,
+    };
+    let options = ExchangeDeclareOptions {
+        passive: exchange.management == Management::Existing,
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let declared =
+        rpc(epoch, channel.exchange_declare(name(&exchange.name)?, kind, options, FieldTable::default())).await;
+    close(channel);
+    declared.map_err(|error| explain(error, "exchange", &exchange.name))
+}
+
+async fn declare_queue(epoch: &Epoch, queue: &Queue) -> Result<(), StoreError> {
+    let passive = queue.management == Management::Existing;
+    let arguments = if passive { FieldTable::default() } else { arguments(queue) };
+    declare_one(epoch, &queue.name, passive, arguments).await.map(|_| ())
+}
+
+/// Declares one durable queue and says how much is in it.
+pub(super) async fn declare_one(
+    epoch: &Epoch,
+    queue: &str,
+    passive: bool,
+    arguments: FieldTable,
+) -> Result<LapinQueue, StoreError> {
+    let channel = epoch.channel().await?;
+    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+    let declared = rpc(epoch, channel.queue_declare(name(queue)?, options, arguments)).await;
+    close(channel);
+    declared.map_err(|error| explain(error, "queue", queue))
+}
+
+/// Looks at a queue without changing anything: ready messages and consumers.
+pub(super) async fn look(epoch: &Epoch, queue: &str) -> Result<LapinQueue, StoreError> {
+    declare_one(epoch, queue, true, FieldTable::default()).await
+}
+
+/// Removes all ready messages of a queue.
+pub(super) async fn purge(epoch: &Epoch, queue: &str) -> Result<(), StoreError> {
+    let channel = epoch.channel().await?;
+    let purged = rpc(epoch, channel.queue_purge(name(queue)?, QueuePurgeOptions::default())).await;
+    close(channel);
+    purged.map(|_| ()).map_err(|error| explain(error, "queue", queue))
+}
+
+async fn bind(epoch: &Epoch, queue: &Queue, exchange: &Exchange, key: &str) -> Result<(), StoreError> {
+    let channel = epoch.channel().await?;
+    let bound = rpc(
+        epoch,
+        channel.queue_bind(
+            name(&queue.name)?,
+            name(&exchange.name)?,
+            name(key)?,
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        ),
+    )
+    .await;
+    close(channel);
+    bound.map_err(|error| explain(error, "binding", key))
+}
+
+/// The arguments that make our queue ours. Each of them is compared by the broker when it is declared again.
+fn arguments(queue: &Queue) -> FieldTable {
+    let mut arguments = type_arguments(queue.kind);
+    let mut put = |key: &str, value: AMQPValue| {
+        arguments.insert(ShortString::from(key), value);
+    };
+    if queue.consumers == Consumers::SingleActive {
+        put("x-single-active-consumer", AMQPValue::Boolean(true));
+    }
+    let number = |n: u64| AMQPValue::LongLongInt(i64::try_from(n).unwrap_or(i64::MAX));
+    if let Some(most) = queue.max_length {
+        put("x-max-length", number(most));
+    }
+    if let Some(most) = queue.max_length_bytes {
+        put("x-max-length-bytes", number(most));
+    }
+    if queue.max_length.is_some() || queue.max_length_bytes.is_some() {
+        put("x-overflow", AMQPValue::LongString("reject-publish".into()));
+    }
+    arguments
+}
+
+/// Type and delivery limit; the latter is an error on classic queues.
+pub(super) fn type_arguments(kind: QueueKind) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    let kind_name = match kind {
+        QueueKind::Quorum => "quorum",
+        QueueKind::Classic => "classic",
+    };
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind_name.into()));
+    if kind == QueueKind::Quorum {
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+    }
+    arguments
+}
+
+/// One request and its answer, within [`RPC_TIMEOUT`]. No answer ends the epoch.
+pub(super) async fn rpc<T>(epoch: &Epoch, call: impl Future<Output = lapin::Result<T>>) -> Result<T, StoreError> {
+    match timeout(RPC_TIMEOUT, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(reply(&error)),
+        Err(_) => {
+            epoch.fail();
+            Err(StoreError::NotConnected("TimedOut: the broker did not answer in time".to_owned()))
+        }
+    }
+}
+
+/// What the broker said, by the code of its reply.
+fn reply(error: &lapin::Error) -> StoreError {
+    use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+    let lapin::ErrorKind::ProtocolError(amqp) = error.kind() else { return not_connected(error) };
+    let text = amqp.get_message().to_string();
+    match amqp.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => StoreError::NotFound(text),
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => StoreError::Mismatch(text),
+        _ => not_connected(error),
+    }
+}
+
+fn explain(error: StoreError, what: &str, name: &str) -> StoreError {
+    match error {
+        StoreError::Mismatch(text) => StoreError::Mismatch(format!(
+            "{what} `{name}` exists with other arguments ({text}); create a new store and drain this one with \
+             `target.storeRef`"
+        )),
+        StoreError::NotFound(text) => StoreError::NotFound(format!(
+            "{what} `{name}` does not exist ({text}); create it, or set `management: Declare`"
+        )),
+        other => other,
+    }
+}
+
+/// AMQP carries names of up to 255 bytes; the API allows no longer ones.
+pub(super) fn name(text: &str) -> Result<ShortString, StoreError> {
+    ShortString::try_new(text)
+        .map_err(|_| StoreError::Mismatch(format!("`{text}` is longer than the 255 bytes that AMQP allows")))
+}
+
+/// Closing is a courtesy: the channel is dropped with it, whatever the broker says.
+fn close(channel: Channel) {
+    tokio::spawn(async move {
+        let _ = timeout(RPC_TIMEOUT, channel.close(200, "done".into())).await;
+    });
+}
