@@ -1,23 +1,31 @@
 //! Taking messages from a queue, acknowledging them, and giving them back all together.
 //!
-//! A consumer has a channel of its own. Its deliveries go back together: cancel first, so that nothing more arrives,
-//! then one `basic.nack` over all that is unsettled. Any other way changes the order of what comes back.
+//! A consumer has a channel of its own, and its deliveries go back together, by closing that channel: the queue sees
+//! the channel's process end, after every acknowledgement that it was sent, and takes back all that was handed out, in
+//! order, also what was still on its way to us. A cancel followed by a nack does not do: what a quorum queue handed out
+//! while the cancel was under way comes back before the rest, and then stands first (measured on 4.0).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::session::{Epoch, RPC_TIMEOUT};
-use super::topology::{name, rpc};
+use super::topology::{self, name, rpc};
 use super::wire;
 use crate::core::message::MessageId;
 use crate::store::{BoxFuture, Consumer, Delivery, StoreError, Tag};
+
+/// A consumer whose channel was closed leaves its queue within milliseconds.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The queue cannot say when it has left.
+const LEAVE_POLL: Duration = Duration::from_millis(5);
 
 /// An attached consumer.
 pub(super) struct RabbitConsumer {
@@ -31,6 +39,7 @@ pub(super) struct RabbitConsumer {
     /// Everything up to this tag has been acknowledged.
     settled: u64,
     given_back: bool,
+    queue: String,
 }
 
 /// What the acknowledging task carries out, in order.
@@ -41,7 +50,18 @@ enum Ack {
 }
 
 /// Attaches a consumer to a queue.
-pub(super) async fn attach(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<RabbitConsumer, StoreError> {
+///
+/// `alone` waits until no other consumer is attached. A second one that is there when the first goes is handed
+/// messages from the middle of what the first gives back, so with order there must never be two.
+pub(super) async fn attach(
+    epoch: Arc<Epoch>,
+    queue: &str,
+    prefetch: u16,
+    alone: bool,
+) -> Result<RabbitConsumer, StoreError> {
+    if alone {
+        await_no_consumer(&epoch, queue).await?;
+    }
     let channel = epoch.channel().await?;
     rpc(&epoch, channel.basic_qos(prefetch.max(1), BasicQosOptions::default())).await?;
     let consume = channel.basic_consume(
@@ -63,7 +83,18 @@ pub(super) async fn attach(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Res
         highest: 0,
         settled: 0,
         given_back: false,
+        queue: queue.to_owned(),
     })
+}
+
+/// Waits until the queue has no consumer, but not for ever: one that stays is somebody else's, and the queue's single
+/// active consumer keeps us waiting behind it.
+async fn await_no_consumer(epoch: &Arc<Epoch>, queue: &str) -> Result<(), StoreError> {
+    let deadline = Instant::now() + LEAVE_TIMEOUT;
+    while topology::look(epoch, queue).await?.consumer_count() > 0 && Instant::now() < deadline {
+        sleep(LEAVE_POLL).await;
+    }
+    Ok(())
 }
 
 /// Writes acknowledgements in the order given. The broker does not answer them; if the connection fails, what was
@@ -138,12 +169,8 @@ impl Consumer for RabbitConsumer {
             if self.acks.send(Ack::Flush(done)).await.is_ok() {
                 let _ = timeout(RPC_TIMEOUT, flushed).await;
             }
-            let tag = self.stream.tag();
-            rpc(&self.epoch, self.channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
-            // Tag 0 with `multiple`: everything unacknowledged on this channel, also what was still on its way to us.
-            let all = BasicNackOptions { multiple: true, requeue: true };
-            rpc(&self.epoch, self.channel.basic_nack(0, all)).await?;
-            rpc(&self.epoch, self.channel.close(200, "given back".into())).await
+            rpc(&self.epoch, self.channel.close(200, "given back".into())).await?;
+            await_no_consumer(&self.epoch, &self.queue).await
         })
     }
 }

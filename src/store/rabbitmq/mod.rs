@@ -31,7 +31,7 @@ use self::publish::Publisher;
 use self::session::{Epoch, Session, State};
 use crate::core::deactivation::Deactivation;
 use crate::core::message::{Message, MessageId};
-use crate::core::topology::{Management, QueueKind, Topology};
+use crate::core::topology::{Consumers, Management, QueueKind, Topology};
 use crate::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
 
 /// A quorum queue that was just made is not yet safe on a single node: killed within a second, the broker comes back
@@ -186,7 +186,7 @@ impl Keeper {
             *now = connection;
             changed
         });
-        self.declared.send_replace(result);
+        let _ = self.declared.send_replace(result);
     }
 }
 
@@ -305,7 +305,8 @@ impl MessageStore for RabbitStore {
         Box::pin(async move {
             let epoch = self.epoch()?;
             self.declaration.borrow().clone()?;
-            match consume::attach(epoch, self.queue()?, prefetch).await {
+            let alone = self.topology.queue.as_ref().is_some_and(|queue| queue.consumers == Consumers::SingleActive);
+            match consume::attach(epoch, self.queue()?, prefetch, alone).await {
                 Ok(consumer) => Ok(Box::new(consumer) as Box<dyn Consumer>),
                 Err(error) => {
                     self.look_again().await;
