@@ -14,6 +14,9 @@ mod storing;
 #[path = "contract/subject.rs"]
 mod subject;
 
+#[path = "support/rabbitmq.rs"]
+mod broker;
+
 /// Makes one test of each sentence for one kind of store.
 macro_rules! suite {
     ($kind:ident, $subject:ty, { $($part:ident: [$($sentence:ident),* $(,)?]),* $(,)? }) => {
@@ -64,7 +67,7 @@ macro_rules! every_sentence {
             ],
             limits: [
                 a_queue_at_its_maximum_length_refuses_and_has_room_again_after_an_ack,
-                what_is_in_a_consumers_hands_counts_towards_the_length,
+                what_is_in_a_consumers_hands_counts_towards_the_length_or_not,
                 a_queue_at_its_maximum_bytes_refuses_and_has_room_again_after_an_ack,
                 what_was_accepted_is_exactly_what_is_stored,
             ],
@@ -94,3 +97,5 @@ macro_rules! every_sentence {
 }
 
 every_sentence!(embedded, crate::subject::Embedded);
+every_sentence!(rabbitmq_classic, crate::subject::Rabbit<false>);
+every_sentence!(rabbitmq_quorum, crate::subject::Rabbit<true>);

@@ -152,15 +152,16 @@ pub(crate) async fn gaps_between_acknowledged_messages_are_kept(subject: impl Su
 
 pub(crate) async fn a_large_backlog_comes_in_order_and_once(subject: impl Subject) {
     let store = subject.store("s", &plain("q")).await.unwrap();
-    let publishes = (0..3000).map(|number| store.publish(numbered(number), None));
-    for result in futures_util::future::join_all(publishes).await {
-        result.unwrap();
-    }
+    publish_numbers(&*store, 0..3000).await;
     let mut consumer = store.consume(64).await.unwrap();
     // Returned in the middle, with most of it not yet taken.
     take(&mut consumer, 40).await;
     consumer.give_back().await.unwrap();
-    assert_eq!(drain(&*store).await, (0..3000).map(|number| format!("m{number:06}")).collect::<Vec<_>>());
+    let drained = drain(&*store).await;
+    for (at, id) in drained.iter().enumerate() {
+        assert_eq!(*id, format!("m{at:06}"), "at {at} of {}", drained.len());
+    }
+    assert_eq!(drained.len(), 3000);
 }
 
 pub(crate) async fn competing_consumers_get_each_message_once(subject: impl Subject) {

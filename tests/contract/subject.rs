@@ -1,14 +1,17 @@
 //! What the suite needs from a kind of store, and the words it is written in.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use stagepost::core::message::{Message, MessageId};
 use stagepost::core::topology::{Consumers, Exchange, ExchangeKind, Management, Queue, QueueKind, Topology};
 use stagepost::store::embedded::Broker;
-use stagepost::store::{Consumer, Delivery, MessageStore, StoreError};
+use stagepost::store::{Connection, Consumer, Delivery, MessageStore, StoreError, rabbitmq};
 use tempfile::TempDir;
+
+use crate::broker;
 
 /// A broker with nothing in it, of one kind of store.
 pub(crate) trait Subject: Sized + Send + Sync + 'static {
@@ -27,6 +30,9 @@ pub(crate) trait Subject: Sized + Send + Sync + 'static {
 
     /// How many messages beyond its maximum length a queue may take.
     const LENGTH_SLACK: u64;
+
+    /// Whether what a consumer holds counts towards the maximum length; RabbitMQ counts what is ready.
+    const COUNTS_WHAT_IS_TAKEN: bool;
 }
 
 /// The embedded store in a folder of its own.
@@ -37,6 +43,7 @@ pub(crate) struct Embedded {
 
 impl Subject for Embedded {
     const LENGTH_SLACK: u64 = 0;
+    const COUNTS_WHAT_IS_TAKEN: bool = true;
 
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -51,6 +58,65 @@ impl Subject for Embedded {
         self.broker.close();
         Self { broker: Broker::open(self.folder.path()).unwrap(), folder: self.folder }
     }
+}
+
+/// RabbitMQ, with classic queues (`QUORUM` false) or quorum queues: a virtual host of its own for each test, on one
+/// broker that the whole run shares.
+pub(crate) struct Rabbit<const QUORUM: bool> {
+    broker: rabbitmq::Broker,
+    uri: String,
+}
+
+impl<const QUORUM: bool> Rabbit<QUORUM> {
+    fn connect(uri: String) -> Self {
+        let address = uri.clone();
+        let source: rabbitmq::AddressSource = Arc::new(move || rabbitmq::Address::parse(&address));
+        Self { broker: rabbitmq::Broker::start("contract", source), uri }
+    }
+}
+
+impl<const QUORUM: bool> Subject for Rabbit<QUORUM> {
+    const LENGTH_SLACK: u64 = if QUORUM { 1 } else { 0 };
+    const COUNTS_WHAT_IS_TAKEN: bool = false;
+
+    async fn start() -> Self {
+        Self::connect(tokio::task::spawn_blocking(shared_rabbit_virtual_host).await.unwrap())
+    }
+
+    async fn store(&self, name: &str, topology: &Topology) -> Result<Arc<dyn MessageStore>, StoreError> {
+        let mut topology = topology.clone();
+        if let (true, Some(queue)) = (QUORUM, &mut topology.queue) {
+            queue.kind = QueueKind::Quorum;
+        }
+        let store = self.broker.store(name, &topology, Duration::from_secs(5));
+        let mut connection = store.connection();
+        let settled = connection.wait_for(|now| match now {
+            Connection::Up => true,
+            Connection::Connecting => false,
+            Connection::Down(error) => matches!(error, StoreError::Mismatch(_) | StoreError::NotFound(_)),
+        });
+        match tokio::time::timeout(SOON, settled).await.expect("the broker answers").unwrap().clone() {
+            Connection::Down(error) => Err(error),
+            Connection::Up | Connection::Connecting => Ok(store),
+        }
+    }
+
+    async fn restart(self) -> Self {
+        let uri = self.uri.clone();
+        drop(self);
+        Self::connect(uri)
+    }
+}
+
+/// The broker of this run, started by the first test that needs it and ended with the process.
+fn shared_rabbit_virtual_host() -> String {
+    static BROKER: OnceLock<broker::Rabbit> = OnceLock::new();
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let broker = BROKER.get_or_init(|| {
+        let version = broker::version().expect("STAGEPOST_TEST_RABBITMQ names a version");
+        broker::Rabbit::start(&version, "")
+    });
+    broker.virtual_host(&format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Long enough for anything that must happen.

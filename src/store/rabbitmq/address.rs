@@ -33,6 +33,13 @@ pub struct Tls {
     pub server_name: Option<String>,
 }
 
+impl fmt::Debug for Tls {
+    /// Without key and certificates.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
 /// What a MessageStore says beyond its Secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {

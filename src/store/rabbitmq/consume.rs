@@ -150,6 +150,9 @@ impl Consumer for RabbitConsumer {
         if self.epoch.is_over() {
             return Err(StoreError::Stale);
         }
+        if tags.iter().any(|Tag(tag)| !self.unsettled.contains(tag)) {
+            return Err(StoreError::Stale);
+        }
         for Tag(tag) in tags {
             self.unsettled.remove(tag);
         }

@@ -14,7 +14,7 @@ mod tls;
 mod topology;
 mod wire;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -50,6 +50,8 @@ struct Shared {
     consuming: Session,
     /// When this process first found or made each quorum queue.
     settled: Mutex<HashMap<String, Instant>>,
+    /// Which store of this process asked for which bindings, by queue and exchange.
+    bound: Mutex<HashMap<(String, String), HashMap<String, BTreeSet<String>>>>,
 }
 
 impl fmt::Debug for Broker {
@@ -66,6 +68,7 @@ impl Broker {
             publishing: Session::start(format!("stagepost {name} publish"), address.clone()),
             consuming: Session::start(format!("stagepost {name} consume"), address),
             settled: Mutex::default(),
+            bound: Mutex::default(),
         }))
     }
 
@@ -75,8 +78,9 @@ impl Broker {
         self.0.consuming.refresh();
     }
 
-    /// A store on this broker. Its topology is declared at every connect.
-    pub fn store(&self, topology: &Topology, confirm_timeout: Duration) -> Arc<dyn MessageStore> {
+    /// A store on this broker. Its topology is declared at every connect. `store` names it among those of this
+    /// process: bindings that it asked for before, and no other store asks for, are removed.
+    pub fn store(&self, store: &str, topology: &Topology, confirm_timeout: Duration) -> Arc<dyn MessageStore> {
         let name = match (&topology.queue, &topology.exchange) {
             (Some(queue), _) => queue.name.clone(),
             (None, Some(exchange)) => exchange.name.clone(),
@@ -84,11 +88,11 @@ impl Broker {
         };
         let stop = CancellationToken::new();
         let (declared, declaration) = watch::channel(Err(StoreError::NotConnected("connecting".to_owned())));
-        let (up, connection) =
-            watch::channel(Connection::Down(StoreError::NotConnected("connecting for the first time".to_owned())));
+        let (up, connection) = watch::channel(Connection::Connecting);
         let redeclare = Arc::new(Notify::new());
         let keeper = Keeper {
             broker: self.clone(),
+            store: store.to_owned(),
             topology: topology.clone(),
             declared,
             up,
@@ -124,6 +128,16 @@ impl Broker {
             .or_insert_with(Instant::now);
     }
 
+    /// Remembers what `store` binds now, and returns what nobody asks for any more.
+    fn rebind(&self, store: &str, topology: &Topology) -> Vec<String> {
+        let (Some(queue), Some(exchange)) = (&topology.queue, &topology.exchange) else { return Vec::new() };
+        let mut bound = self.0.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let stores = bound.entry((queue.name.clone(), exchange.name.clone())).or_default();
+        let wanted: BTreeSet<String> = topology.bindings.iter().cloned().collect();
+        let before = stores.insert(store.to_owned(), wanted).unwrap_or_default();
+        before.into_iter().filter(|key| !stores.values().any(|keys| keys.contains(key))).collect()
+    }
+
     fn lost(&self, queue: &str) {
         self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
     }
@@ -132,6 +146,7 @@ impl Broker {
 /// Declares a store's topology on every connection, and says whether it stands.
 struct Keeper {
     broker: Broker,
+    store: String,
     topology: Topology,
     declared: watch::Sender<Result<(), StoreError>>,
     up: watch::Sender<Connection>,
@@ -147,6 +162,11 @@ impl Keeper {
             consuming.mark_unchanged();
             publishing.mark_unchanged();
             let result = self.declare().await;
+            let _ = self.declared.send_replace(result.clone());
+            if let (Ok(()), Some(left)) = (&result, self.settling()) {
+                self.tell(Err(StoreError::NotConnected("the queue is being set up".to_owned())));
+                tokio::time::sleep(left).await;
+            }
             let failed = result.is_err();
             let refused = matches!(&result, Err(StoreError::Mismatch(_) | StoreError::NotFound(_)));
             self.tell(result);
@@ -163,6 +183,10 @@ impl Keeper {
     async fn declare(&self) -> Result<(), StoreError> {
         let epoch = self.broker.0.consuming.epoch()?;
         topology::declare(&epoch, &self.topology).await?;
+        if let (Some(queue), Some(exchange)) = (&self.topology.queue, &self.topology.exchange) {
+            let gone = self.broker.rebind(&self.store, &self.topology);
+            topology::unbind(&epoch, &queue.name, &exchange.name, &gone).await?;
+        }
         if let Some(queue) = &self.topology.queue
             && queue.kind == QueueKind::Quorum
         {
@@ -171,22 +195,28 @@ impl Keeper {
         Ok(())
     }
 
+    fn settling(&self) -> Option<Duration> {
+        self.broker.settling(&self.topology.queue.as_ref()?.name)
+    }
+
     fn tell(&self, result: Result<(), StoreError>) {
-        let publishing = match &*self.broker.0.publishing.state().borrow() {
-            State::Up(_) => Ok(()),
-            State::Blocked(_, reason) => Err(StoreError::NotConnected(format!("blocked by the broker: {reason}"))),
-            State::Down { error, .. } => Err(error.clone()),
-        };
-        let connection = match result.clone().and(publishing) {
-            Ok(()) => Connection::Up,
-            Err(error) => Connection::Down(error),
+        let publishing = self.broker.0.publishing.state().borrow().clone();
+        let consuming = self.broker.0.consuming.state().borrow().clone();
+        let connection = match (&result, publishing, consuming) {
+            (_, State::Connecting, State::Connecting | State::Up(_) | State::Blocked(..))
+            | (_, State::Up(_) | State::Blocked(..), State::Connecting) => Connection::Connecting,
+            (_, State::Down(error), _) | (_, _, State::Down(error)) => Connection::Down(error),
+            (Err(error), ..) => Connection::Down(error.clone()),
+            (_, State::Blocked(_, reason), _) => {
+                Connection::Down(StoreError::NotConnected(format!("blocked by the broker: {reason}")))
+            }
+            (Ok(()), State::Up(_), State::Up(_) | State::Blocked(..)) => Connection::Up,
         };
         self.up.send_if_modified(|now| {
             let changed = *now != connection;
             *now = connection;
             changed
         });
-        let _ = self.declared.send_replace(result);
     }
 }
 
@@ -233,19 +263,16 @@ impl RabbitStore {
             State::Blocked(_, reason) => {
                 return Err(PublishError::Refused(format!("the broker takes no publishes: {reason}")));
             }
-            State::Down { error, .. } => return Err(PublishError::NotConnected(detail(error))),
+            State::Connecting => return Err(PublishError::NotConnected("connecting".to_owned())),
+            State::Down(error) => return Err(PublishError::NotConnected(detail(error))),
         }
         if let Err(error) = &*self.declaration.borrow() {
             return Err(PublishError::NotConnected(detail(error)));
         }
         if let Some(queue) = &self.topology.queue
-            && let Some(left) = self.broker.settling(&queue.name)
+            && self.broker.settling(&queue.name).is_some()
         {
-            return Err(PublishError::NotConnected(format!(
-                "queue `{}` is being set up; ready in {} ms",
-                queue.name,
-                left.as_millis()
-            )));
+            return Err(PublishError::NotConnected(format!("queue `{}` is being set up", queue.name)));
         }
         Ok(())
     }

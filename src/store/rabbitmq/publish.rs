@@ -118,7 +118,13 @@ impl Task {
                         return;
                     }
                 }
-                State::Down { error, .. } => {
+                State::Connecting => {
+                    let error = PublishError::NotConnected("connecting".to_owned());
+                    if !self.refuse_until_change(&error).await {
+                        return;
+                    }
+                }
+                State::Down(error) => {
                     if !self.refuse_until_change(&PublishError::NotConnected(text(&error))).await {
                         return;
                     }
@@ -304,7 +310,7 @@ impl Window {
                     None => return,
                 },
                 changed = state.changed() => {
-                    let gone = changed.is_err() || matches!(&*state.borrow(), State::Down { .. });
+                    let gone = changed.is_err() || matches!(&*state.borrow(), State::Connecting | State::Down(_));
                     if gone {
                         self.fail_all("the connection was lost");
                         return;

@@ -46,8 +46,10 @@ pub(super) enum State {
     Up(Arc<Epoch>),
     /// Connected, but the broker takes no publishes (an alarm); the text is its reason.
     Blocked(Arc<Epoch>, String),
-    /// Not connected, because of this. `known` is false until the first connect after a start or a loss has failed.
-    Down { error: StoreError, known: bool },
+    /// The first connect since the start or the loss has not failed yet.
+    Connecting,
+    /// Not connected, because of this.
+    Down(StoreError),
 }
 
 /// One connection's lifetime.
@@ -99,10 +101,7 @@ pub(super) struct Session {
 impl Session {
     /// Starts the supervisor. `name` is what the broker's management shows.
     pub(super) fn start(name: String, address: AddressSource) -> Self {
-        let (sender, state) = watch::channel(State::Down {
-            error: StoreError::NotConnected("connecting for the first time".to_owned()),
-            known: false,
-        });
+        let (sender, state) = watch::channel(State::Connecting);
         let stop = CancellationToken::new();
         let refresh = Arc::new(tokio::sync::Notify::new());
         let supervisor = Supervisor { name, address, state: sender, refresh: refresh.clone(), stop: stop.clone() };
@@ -119,7 +118,8 @@ impl Session {
     pub(super) fn epoch(&self) -> Result<Arc<Epoch>, StoreError> {
         match &*self.state.borrow() {
             State::Up(epoch) | State::Blocked(epoch, _) => Ok(epoch.clone()),
-            State::Down { error, .. } => Err(error.clone()),
+            State::Connecting => Err(StoreError::NotConnected("connecting".to_owned())),
+            State::Down(error) => Err(error.clone()),
         }
     }
 
@@ -157,7 +157,7 @@ impl Supervisor {
                     if failures == 1 {
                         tracing::warn!(session = %self.name, %error, "broker not reachable; trying again for ever");
                     }
-                    self.state.send_replace(State::Down { error, known: true });
+                    self.state.send_replace(State::Down(error));
                 }
             }
             if self.stop.is_cancelled() {
@@ -218,8 +218,7 @@ impl Supervisor {
             }
         };
         failed.cancel();
-        let error = StoreError::NotConnected(reason.clone().unwrap_or_else(|| "shut down".to_owned()));
-        self.state.send_replace(State::Down { error, known: false });
+        self.state.send_replace(State::Connecting);
         if let Some(reason) = reason {
             tracing::warn!(session = %self.name, epoch = number, %reason, "connection to the broker lost");
         }

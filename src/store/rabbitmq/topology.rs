@@ -39,6 +39,9 @@ pub(super) async fn declare(epoch: &Arc<Epoch>, topology: &Topology) -> Result<(
 
 /// Removes bindings that left the spec.
 pub(super) async fn unbind(epoch: &Epoch, queue: &str, exchange: &str, keys: &[String]) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
     let channel = epoch.channel().await?;
     for key in keys {
         rpc(epoch, channel.queue_unbind(name(queue)?, name(exchange)?, name(key)?, FieldTable::default())).await?;

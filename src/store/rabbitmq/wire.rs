@@ -18,6 +18,9 @@ pub(super) const MAX_HEADER_BYTES: usize = 100 * 1024;
 /// AMQP's short strings: ids, routing keys, content types.
 pub(super) const MAX_SHORT: usize = 255;
 
+/// The broker refuses a longer expiration (406); nobody waits for weeks.
+const MAX_EXPIRATION_MILLIS: i64 = u32::MAX as i64;
+
 const PERSISTENT: u8 = 2;
 const HTTP: &str = "http-";
 const METHOD: &str = "x-stagepost-method";
@@ -65,7 +68,8 @@ pub(super) fn properties(message: &Message, now: Timestamp) -> Result<BasicPrope
         write_origin(&mut table, origin);
     }
     if let Some(reply_to) = &message.reply_to {
-        let left = reply_to.deadline.as_millisecond().saturating_sub(now.as_millisecond()).max(0);
+        let left = reply_to.deadline.as_millisecond().saturating_sub(now.as_millisecond());
+        let left = left.clamp(0, MAX_EXPIRATION_MILLIS);
         properties = properties
             .with_reply_to(short("the reply queue", &reply_to.queue)?)
             .with_expiration(ShortString::from(left.to_string()));
