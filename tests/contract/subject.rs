@@ -15,6 +15,11 @@ use crate::broker;
 
 /// A broker with nothing in it, of one kind of store.
 pub(crate) trait Subject: Sized + Send + Sync + 'static {
+    /// What this machine lacks for it, if anything.
+    fn missing() -> Option<&'static str> {
+        None
+    }
+
     /// Starts with a virtual host, or names, that no other test uses.
     fn start() -> impl Future<Output = Self> + Send;
 
@@ -78,6 +83,10 @@ impl<const QUORUM: bool> Rabbit<QUORUM> {
 impl<const QUORUM: bool> Subject for Rabbit<QUORUM> {
     const LENGTH_SLACK: u64 = if QUORUM { 1 } else { 0 };
     const COUNTS_WHAT_IS_TAKEN: bool = false;
+
+    fn missing() -> Option<&'static str> {
+        broker::version().is_none().then_some("the store contract on RabbitMQ; STAGEPOST_TEST_RABBITMQ names a version")
+    }
 
     async fn start() -> Self {
         Self::connect(tokio::task::spawn_blocking(shared_rabbit_virtual_host).await.unwrap())

@@ -2,6 +2,9 @@
 //!
 //! Each broker runs from a root folder that `tests/rabbitmq/install` makes, in a data folder of its own, on loopback.
 
+// Each test binary uses the part that it needs.
+#![allow(dead_code)]
+
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,12 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A broker from its first start to the end of the test, over restarts.
-pub struct Rabbit {
+pub(crate) struct Rabbit {
     root: PathBuf,
     /// The data folder as the broker sees it, inside `root`.
     folder: String,
     /// Where it listens, on 127.0.0.1.
-    pub port: u16,
+    pub(crate) port: u16,
     node: String,
     distribution_port: u16,
     child: Option<Child>,
@@ -23,7 +26,7 @@ pub struct Rabbit {
 
 /// The version that this run of the tests is for: `STAGEPOST_TEST_RABBITMQ`, or none (then tests that need a broker
 /// are left out, and say so).
-pub fn version() -> Option<String> {
+pub(crate) fn version() -> Option<String> {
     std::env::var("STAGEPOST_TEST_RABBITMQ").ok().filter(|version| !version.is_empty())
 }
 
@@ -31,7 +34,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Rabbit {
     /// Starts a broker of a version that `tests/rabbitmq/install` knows. `config` is added to its `rabbitmq.conf`.
-    pub fn start(version: &str, config: &str) -> Self {
+    pub(crate) fn start(version: &str, config: &str) -> Self {
         let root = install(version);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = format!("/var/tmp/stagepost-{}-{number}", std::process::id());
@@ -50,12 +53,12 @@ impl Rabbit {
     }
 
     /// `amqp://` with the default user and virtual host.
-    pub fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
     /// Starts it again after a kill, on the same data and port.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         assert!(self.child.is_none(), "the broker is running");
         let log = fs::File::create(self.inside("output")).unwrap();
         let child = self
@@ -83,7 +86,7 @@ impl Rabbit {
     }
 
     /// SIGKILL to the Erlang machine, as a crash does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.signal("KILL");
         if let Some(mut child) = self.child.take() {
             child.kill().ok();
@@ -92,12 +95,12 @@ impl Rabbit {
     }
 
     /// SIGSTOP or SIGCONT to the Erlang machine.
-    pub fn pause(&self, paused: bool) {
+    pub(crate) fn pause(&self, paused: bool) {
         self.signal(if paused { "STOP" } else { "CONT" });
     }
 
     /// Runs `rabbitmqctl`, and returns what it printed.
-    pub fn ctl(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let output = self.command("rabbitmqctl").arg("-q").arg("-n").arg(&self.node).args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
@@ -109,7 +112,7 @@ impl Rabbit {
     }
 
     /// A virtual host of one test's own, with all rights for guest. Returns its URI.
-    pub fn virtual_host(&self, name: &str) -> String {
+    pub(crate) fn virtual_host(&self, name: &str) -> String {
         self.ctl(&["add_vhost", name]);
         self.ctl(&["set_permissions", "-p", name, "guest", ".*", ".*", ".*"]);
         format!("amqp://guest:guest@127.0.0.1:{}/{name}", self.port)
