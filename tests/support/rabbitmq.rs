@@ -12,6 +12,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// Runs in the broker's root. 3.10 reads its memory from /proc; mounted in a namespace of its own, it leaves nothing
+/// behind.
+const TOOL: &str = r#"exec unshare --mount sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$0" "$@""#;
+
+/// The same, in a process namespace that ends when our end of its standard input does: with the test, however it ends.
+const SERVER: &str = r#"
+unshare --mount --pid --fork --kill-child sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$0" "$@" &
+cat >/dev/null
+kill -9 $!
+"#;
+
 /// A broker from its first start to the end of the test, over restarts.
 pub(crate) struct Rabbit {
     root: PathBuf,
@@ -63,7 +74,7 @@ impl Rabbit {
         let log = fs::File::create(self.inside("output")).unwrap();
         let child = self
             .command("rabbitmq-server")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
@@ -79,8 +90,8 @@ impl Rabbit {
             if output.contains("Server startup complete") && TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
                 return;
             }
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
-            assert!(ended.is_none() && Instant::now() < deadline, "the broker did not start ({ended:?}):\n{output}");
+            let failed = output.contains("BOOT FAILED");
+            assert!(!failed && Instant::now() < deadline, "the broker did not start:\n{output}");
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -89,7 +100,7 @@ impl Rabbit {
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");
         if let Some(mut child) = self.child.take() {
-            child.kill().ok();
+            drop(child.stdin.take());
             child.wait().unwrap();
         }
     }
@@ -145,10 +156,9 @@ impl Rabbit {
 
     fn command(&self, program: &str) -> Command {
         let folder = &self.folder;
-        // 3.10 reads its memory from /proc; mounted in a namespace of its own, it leaves nothing behind.
-        let mut command = Command::new("unshare");
+        let mut command = Command::new("sh");
         command
-            .args(["--mount", "sh", "-c", r#"mount -t proc proc "$0/proc" && exec chroot "$0" "$@""#])
+            .args(["-c", if program == "rabbitmq-server" { SERVER } else { TOOL }])
             .arg(&self.root)
             .args(["env", "-i", "LANG=C.UTF-8", "RABBITMQ_LOGS=-", "ERL_EPMD_ADDRESS=127.0.0.1"])
             .arg("PATH=/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/sbin:/bin")

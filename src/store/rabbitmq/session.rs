@@ -58,6 +58,8 @@ pub(super) struct Epoch {
     pub(super) number: u64,
     connection: lapin::Connection,
     failed: CancellationToken,
+    /// A channel for questions, kept while its answers are good: the broker closes it with every refusal.
+    asking: tokio::sync::Mutex<Option<Channel>>,
 }
 
 impl fmt::Debug for Epoch {
@@ -75,6 +77,32 @@ impl Epoch {
             Err(_) => {
                 self.fail();
                 Err(StoreError::NotConnected("the broker did not open a channel in time".to_owned()))
+            }
+        }
+    }
+
+    /// Asks the broker something on the channel for questions, within [`RPC_TIMEOUT`]. No answer ends the epoch.
+    pub(super) async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
+    ) -> lapin::Result<Result<T, StoreError>> {
+        let mut asking = self.asking.lock().await;
+        let channel = match asking.take().filter(|channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => match self.channel().await {
+                Ok(channel) => channel,
+                Err(error) => return Ok(Err(error)),
+            },
+        };
+        match timeout(RPC_TIMEOUT, question(&channel)).await {
+            Ok(Ok(answer)) => {
+                *asking = Some(channel);
+                Ok(Ok(answer))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                self.fail();
+                Ok(Err(StoreError::NotConnected("TimedOut: the broker did not answer in time".to_owned())))
             }
         }
     }
@@ -190,7 +218,8 @@ impl Supervisor {
         let mut events = Box::pin(connection.events_listener());
         let failed = CancellationToken::new();
         let number = EPOCHS.fetch_add(1, Ordering::Relaxed);
-        let epoch = Arc::new(Epoch { number, connection, failed: failed.clone() });
+        let epoch =
+            Arc::new(Epoch { number, connection, failed: failed.clone(), asking: tokio::sync::Mutex::default() });
         tracing::info!(session = %self.name, epoch = number, "connected to the broker");
         self.state.send_replace(State::Up(epoch.clone()));
         let reason = loop {

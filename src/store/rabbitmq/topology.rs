@@ -1,6 +1,6 @@
 //! Declaring queues, exchanges and bindings, and looking at them.
 //!
-//! Each declaration has a throw-away channel: the broker answers a mismatch by closing the channel it came on.
+//! All of it goes over a channel of its own: the broker answers a mismatch by closing the channel it came on.
 
 use std::sync::Arc;
 
@@ -39,19 +39,15 @@ pub(super) async fn declare(epoch: &Arc<Epoch>, topology: &Topology) -> Result<(
 
 /// Removes bindings that left the spec.
 pub(super) async fn unbind(epoch: &Epoch, queue: &str, exchange: &str, keys: &[String]) -> Result<(), StoreError> {
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let channel = epoch.channel().await?;
     for key in keys {
-        rpc(epoch, channel.queue_unbind(name(queue)?, name(exchange)?, name(key)?, FieldTable::default())).await?;
+        let (queue, exchange, key) = (name(queue)?, name(exchange)?, name(key)?);
+        ask(epoch, async move |channel| channel.queue_unbind(queue, exchange, key, FieldTable::default()).await)
+            .await?;
     }
-    close(channel);
     Ok(())
 }
 
 async fn declare_exchange(epoch: &Epoch, exchange: &Exchange) -> Result<(), StoreError> {
-    let channel = epoch.channel().await?;
     let kind = match exchange.kind {
         ExchangeKind::Direct => LapinExchangeKind::Direct,
         ExchangeKind::Topic => LapinExchangeKind::Topic,
@@ -62,9 +58,11 @@ async fn declare_exchange(epoch: &Epoch, exchange: &Exchange) -> Result<(), Stor
         durable: true,
         ..ExchangeDeclareOptions::default()
     };
-    let declared =
-        rpc(epoch, channel.exchange_declare(name(&exchange.name)?, kind, options, FieldTable::default())).await;
-    close(channel);
+    let exchange_name = name(&exchange.name)?;
+    let declared = ask(epoch, async move |channel| {
+        channel.exchange_declare(exchange_name, kind, options, FieldTable::default()).await
+    })
+    .await;
     declared.map_err(|error| explain(error, "exchange", &exchange.name))
 }
 
@@ -81,10 +79,9 @@ pub(super) async fn declare_one(
     passive: bool,
     arguments: FieldTable,
 ) -> Result<LapinQueue, StoreError> {
-    let channel = epoch.channel().await?;
     let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-    let declared = rpc(epoch, channel.queue_declare(name(queue)?, options, arguments)).await;
-    close(channel);
+    let queue_name = name(queue)?;
+    let declared = ask(epoch, async move |channel| channel.queue_declare(queue_name, options, arguments).await).await;
     declared.map_err(|error| explain(error, "queue", queue))
 }
 
@@ -95,26 +92,19 @@ pub(super) async fn look(epoch: &Epoch, queue: &str) -> Result<LapinQueue, Store
 
 /// Removes all ready messages of a queue.
 pub(super) async fn purge(epoch: &Epoch, queue: &str) -> Result<(), StoreError> {
-    let channel = epoch.channel().await?;
-    let purged = rpc(epoch, channel.queue_purge(name(queue)?, QueuePurgeOptions::default())).await;
-    close(channel);
+    let queue_name = name(queue)?;
+    let purged =
+        ask(epoch, async move |channel| channel.queue_purge(queue_name, QueuePurgeOptions::default()).await).await;
     purged.map(|_| ()).map_err(|error| explain(error, "queue", queue))
 }
 
 async fn bind(epoch: &Epoch, queue: &Queue, exchange: &Exchange, key: &str) -> Result<(), StoreError> {
-    let channel = epoch.channel().await?;
-    let bound = rpc(
-        epoch,
-        channel.queue_bind(
-            name(&queue.name)?,
-            name(&exchange.name)?,
-            name(key)?,
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        ),
-    )
+    let (queue_name, exchange_name, binding) = (name(&queue.name)?, name(&exchange.name)?, name(key)?);
+    let bound = ask(epoch, async move |channel| {
+        let options = QueueBindOptions::default();
+        channel.queue_bind(queue_name, exchange_name, binding, options, FieldTable::default()).await
+    })
     .await;
-    close(channel);
     bound.map_err(|error| explain(error, "binding", key))
 }
 
@@ -152,6 +142,11 @@ pub(super) fn type_arguments(kind: QueueKind) -> FieldTable {
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
     }
     arguments
+}
+
+/// One request on the channel for questions.
+async fn ask<T>(epoch: &Epoch, question: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> Result<T, StoreError> {
+    epoch.ask(question).await.unwrap_or_else(|error| Err(reply(&error)))
 }
 
 /// One request and its answer, within [`RPC_TIMEOUT`]. No answer ends the epoch.
@@ -195,11 +190,4 @@ fn explain(error: StoreError, what: &str, name: &str) -> StoreError {
 pub(super) fn name(text: &str) -> Result<ShortString, StoreError> {
     ShortString::try_new(text)
         .map_err(|_| StoreError::Mismatch(format!("`{text}` is longer than the 255 bytes that AMQP allows")))
-}
-
-/// Closing is a courtesy: the channel is dropped with it, whatever the broker says.
-fn close(channel: Channel) {
-    tokio::spawn(async move {
-        let _ = timeout(RPC_TIMEOUT, channel.close(200, "done".into())).await;
-    });
 }
