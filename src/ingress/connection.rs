@@ -64,7 +64,8 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, limits: Listen
     };
     match protocol {
         Some(Protocol::Http1) => http1(socket, shared, limits, signals).await,
-        Some(Protocol::Http2) => http2(socket, shared, limits, signals).await,
+        // Boxed: its state is several times larger, and most connections are not of this kind.
+        Some(Protocol::Http2) => Box::pin(http2(socket, shared, limits, signals)).await,
         None => {}
     }
 }

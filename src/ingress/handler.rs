@@ -29,6 +29,10 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// Longest routing key, in bytes: what AMQP can carry.
 const MAX_ROUTING_KEY: usize = 255;
 
+/// The longest body of a refused request for whose sake a connection is not closed, in bytes: hyper throws away what
+/// has arrived of it, and closes by itself if that was not all.
+const THROWN_AWAY: u64 = 16 * 1024;
+
 /// What all requests of a listener share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -56,7 +60,9 @@ pub(super) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> R
 
 async fn respond(shared: &Shared, parts: Parts, body: Incoming) -> Result<Answer, Refusal> {
     let table = shared.routes.load_full();
-    if let Err(refusal) = check_head(&parts) {
+    // Refused by its head, a request with a long body ends its connection; a short one mostly came with the head.
+    let is_long = body.size_hint().exact().is_none_or(|length| length > THROWN_AWAY);
+    if let Err(refusal) = check_head(&parts).map_err(|refusal| refusal.closing_if(is_long)) {
         if let Some(route) = table.only_route() {
             refusal.count(Accounting::of(route));
         }
@@ -65,7 +71,7 @@ async fn respond(shared: &Shared, parts: Parts, body: Incoming) -> Result<Answer
     let candidates = match table.find(&parts.method, parts.uri.path(), &parts.headers) {
         Ok(candidates) => candidates,
         Err(none) => {
-            let mut refusal = Refusal::from(none.problem);
+            let mut refusal = Refusal::from(none.problem).closing_if(is_long);
             if let Some((name, value)) = none.header {
                 refusal.answer.headers_mut().insert(name, value);
             }
@@ -152,7 +158,8 @@ async fn take_body(
         return Err(body_refused(BodyError::TooLarge, route));
     }
     let reserved = announced.unwrap_or(limits.max_body_size);
-    let mut permit = route.budget.admit(reserved).ok_or_else(Refusal::overloaded)?;
+    let overloaded = || Refusal::overloaded().closing_if(reserved > THROWN_AWAY);
+    let mut permit = route.budget.admit(reserved).ok_or_else(overloaded)?;
     let body = admission::read(body, limits.max_body_size, limits.read_timeout).await;
     let body = body.map_err(|error| body_refused(error, route))?;
     permit.shrink(body.len() as u64);

@@ -32,6 +32,11 @@ impl Refusal {
         Self { close: true, ..problem.answer().into() }
     }
 
+    /// As it is, and closing if so.
+    pub(super) fn closing_if(self, close: bool) -> Self {
+        Self { close: self.close || close, ..self }
+    }
+
     /// More is in flight than the route allows.
     pub(super) fn overloaded() -> Self {
         let problem = Problem::new(

@@ -18,7 +18,7 @@ use crate::plan::{BodyKind, IngressPlan, Limits, RulePlan};
 use crate::store::publisher::Publisher;
 use crate::telemetry::metrics::RouteMetrics;
 
-/// One IngressRoute to be compiled into a table.
+/// One `IngressRoute` to be compiled into a table.
 #[derive(Debug)]
 pub struct RouteInput {
     /// What it does.
@@ -65,7 +65,7 @@ pub struct RouteError {
     /// The rule's name.
     pub rule: String,
     /// What is wrong.
-    pub reason: RuleError,
+    pub reason: Box<RuleError>,
 }
 
 /// What is wrong with a rule.
@@ -185,7 +185,7 @@ impl RouteTable {
             for rule in plan.rules {
                 let name = rule.name.clone();
                 let compiled = Rule::compile(rule, &route, &publishers);
-                let located = |reason| RouteError { route: route.name.clone(), rule: name, reason };
+                let located = |reason| RouteError { route: route.name.clone(), rule: name, reason: Box::new(reason) };
                 rules.push(Arc::new(compiled.map_err(located)?));
             }
             routes.push(route);
@@ -197,7 +197,12 @@ impl RouteTable {
     }
 
     /// The rules that take this path, method and content type, in order, all of one route. Never empty.
-    pub(super) fn find(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Vec<&Arc<Rule>>, NoRule> {
+    pub(super) fn find(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Vec<&Arc<Rule>>, Box<NoRule>> {
         let mut found: Vec<&Arc<Rule>> = self.paths.find(path).into_iter().map(|at| &self.rules[at]).collect();
         let Some(first) = found.first() else { return Err(self.no_path()) };
         let of_path = first.route.clone();
@@ -224,8 +229,9 @@ impl RouteTable {
         if found.is_empty() { Err(no_media_type(consumed, route)) } else { Ok(found) }
     }
 
-    fn no_path(&self) -> NoRule {
-        NoRule { problem: not_found("no rule has this path"), header: None, route: self.only_route.clone() }
+    fn no_path(&self) -> Box<NoRule> {
+        let problem = not_found("no rule has this path");
+        Box::new(NoRule { problem, header: None, route: self.only_route.clone() })
     }
 
     /// What cannot be told from its rule is counted for the route if there is only one.
@@ -240,7 +246,7 @@ pub(super) fn not_found(detail: &'static str) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail, remedy)
 }
 
-fn no_method(method: &Method, mut allowed: Vec<&Method>, route: Arc<Route>) -> NoRule {
+fn no_method(method: &Method, mut allowed: Vec<&Method>, route: Arc<Route>) -> Box<NoRule> {
     allowed.sort_by_key(|method| method.as_str());
     allowed.dedup();
     let list = allowed.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
@@ -252,10 +258,10 @@ fn no_method(method: &Method, mut allowed: Vec<&Method>, route: Arc<Route>) -> N
         "use a method that the header Allow names",
     );
     let header = HeaderValue::from_str(&list).ok().map(|value| (header::ALLOW, value));
-    NoRule { problem, header, route: Some(route) }
+    Box::new(NoRule { problem, header, route: Some(route) })
 }
 
-fn no_media_type(mut consumed: Vec<&str>, route: Arc<Route>) -> NoRule {
+fn no_media_type(mut consumed: Vec<&str>, route: Arc<Route>) -> Box<NoRule> {
     consumed.sort_unstable();
     consumed.dedup();
     let problem = Problem::new(
@@ -266,7 +272,7 @@ fn no_media_type(mut consumed: Vec<&str>, route: Arc<Route>) -> NoRule {
         "send a Content-Type that the header Accept of this answer names",
     );
     let header = HeaderValue::from_str(&consumed.join(", ")).ok().map(|value| (header::ACCEPT, value));
-    NoRule { problem, header, route: Some(route) }
+    Box::new(NoRule { problem, header, route: Some(route) })
 }
 
 /// The media type of a request without its parameters.

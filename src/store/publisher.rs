@@ -157,7 +157,7 @@ async fn news(connection: &mut watch::Receiver<Connection>, last: bool) {
         }
     }
     // The store is gone, and no news will come; the caller's own timer goes on.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]
@@ -171,16 +171,24 @@ mod tests {
     use crate::store::{BoxFuture, Consumer, Depth, StoreError};
     use crate::telemetry::metrics::Metrics;
 
-    /// Answers each publish from a script; the last entry repeats. `None` never answers.
+    /// What a store says to a publish.
+    #[derive(Debug, Clone)]
+    enum Said {
+        Stored,
+        Not(PublishError),
+        Nothing,
+    }
+
+    /// Answers each publish from a script; the last entry repeats.
     #[derive(Debug)]
     struct Scripted {
-        script: Mutex<VecDeque<Option<Result<(), PublishError>>>>,
+        script: Mutex<VecDeque<Said>>,
         asked: Mutex<Vec<Instant>>,
         connection: watch::Sender<Connection>,
     }
 
     impl Scripted {
-        fn new(script: impl IntoIterator<Item = Option<Result<(), PublishError>>>) -> Arc<Self> {
+        fn new(script: impl IntoIterator<Item = Said>) -> Arc<Self> {
             Arc::new(Self {
                 script: Mutex::new(script.into_iter().collect()),
                 asked: Mutex::default(),
@@ -200,8 +208,9 @@ mod tests {
             let answer = if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() };
             Box::pin(async move {
                 match answer {
-                    Some(result) => result,
-                    None => std::future::pending().await,
+                    Said::Stored => Ok(()),
+                    Said::Not(error) => Err(error),
+                    Said::Nothing => std::future::pending().await,
                 }
             })
         }
@@ -235,16 +244,16 @@ mod tests {
         }
     }
 
-    fn not_connected() -> Option<Result<(), PublishError>> {
-        Some(Err(PublishError::NotConnected("refused".into())))
+    fn not_connected() -> Said {
+        Said::Not(PublishError::NotConnected("refused".into()))
     }
 
-    fn full() -> Option<Result<(), PublishError>> {
-        Some(Err(PublishError::Refused("full".into())))
+    fn full() -> Said {
+        Said::Not(PublishError::Refused("full".into()))
     }
 
-    fn unknown() -> Option<Result<(), PublishError>> {
-        Some(Err(PublishError::Unknown("lost".into())))
+    fn unknown() -> Said {
+        Said::Not(PublishError::Unknown("lost".into()))
     }
 
     fn link(store: &Arc<Scripted>, name: &str, metrics: &Metrics) -> Link {
@@ -274,7 +283,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_the_first_store_takes_is_not_offered_to_the_next() {
-        let (a, b) = (Scripted::new([Some(Ok(()))]), Scripted::new([Some(Ok(()))]));
+        let (a, b) = (Scripted::new([Said::Stored]), Scripted::new([Said::Stored]));
         let (result, _, metrics) = publish(&[&a, &b], 10).await;
         assert_eq!((result, a.asked(), b.asked()), (Ok(()), 1, 0));
         assert!(counted(&metrics, "s/a", "ok"));
@@ -282,7 +291,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_unreachable_store_is_retried_by_its_plan_and_then_the_failover_takes_over() {
-        let (a, b) = (Scripted::new([not_connected()]), Scripted::new([Some(Ok(()))]));
+        let (a, b) = (Scripted::new([not_connected()]), Scripted::new([Said::Stored]));
         a.connection.send_replace(Connection::Down(StoreError::NotConnected("refused".into())));
         let (result, elapsed, metrics) = publish(&[&a, &b], 60).await;
         assert_eq!((result, a.asked(), b.asked()), (Ok(()), 5, 1));
@@ -303,7 +312,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_is_just_connecting_is_waited_for_and_tried_the_moment_it_is_up() {
-        let a = Scripted::new([not_connected(), Some(Ok(()))]);
+        let a = Scripted::new([not_connected(), Said::Stored]);
         a.connection.send_replace(Connection::Connecting);
         let store = a.clone();
         tokio::spawn(async move {
@@ -331,8 +340,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_goes_to_the_failover_at_once() {
-        for refusal in [full(), Some(Err(PublishError::Unroutable("key".into())))] {
-            let (a, b) = (Scripted::new([refusal]), Scripted::new([Some(Ok(()))]));
+        for refusal in [full(), Said::Not(PublishError::Unroutable("key".into()))] {
+            let (a, b) = (Scripted::new([refusal]), Scripted::new([Said::Stored]));
             let (result, elapsed, metrics) = publish(&[&a, &b], 10).await;
             assert_eq!((result, a.asked(), b.asked()), (Ok(()), 1, 1));
             assert!(elapsed < 0.01);
@@ -342,7 +351,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_unknown_outcome_is_never_retried_and_its_second_copy_is_counted() {
-        let (a, b) = (Scripted::new([unknown()]), Scripted::new([Some(Ok(()))]));
+        let (a, b) = (Scripted::new([unknown()]), Scripted::new([Said::Stored]));
         let (result, _, metrics) = publish(&[&a, &b], 10).await;
         assert_eq!((result, a.asked(), b.asked()), (Ok(()), 1, 1));
         assert!(metrics.contains(r#"possible_duplicates_total{store="s/a",cause="failover"} 1"#), "{metrics}");
@@ -358,7 +367,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_stores_deadline_bounds_the_chain_and_each_store_leaves_half_to_the_next() {
-        let (a, b, c) = (Scripted::new([None]), Scripted::new([None]), Scripted::new([None]));
+        let (a, b, c) =
+            (Scripted::new([Said::Nothing]), Scripted::new([Said::Nothing]), Scripted::new([Said::Nothing]));
         let started = Instant::now();
         let (result, elapsed, _) = publish(&[&a, &b, &c], 8).await;
         assert!(matches!(result, Err(PublishError::Unknown(_))));
@@ -369,7 +379,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_retry_waits_beyond_the_stores_share_of_the_deadline() {
-        let (a, b) = (Scripted::new([not_connected()]), Scripted::new([Some(Ok(()))]));
+        let (a, b) = (Scripted::new([not_connected()]), Scripted::new([Said::Stored]));
         let (result, elapsed, _) = publish(&[&a, &b], 10).await;
         assert_eq!((result, a.asked()), (Ok(()), 2));
         assert!((elapsed - 2.0).abs() < 0.05, "{elapsed}");
@@ -377,8 +387,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_no_store_can_take_is_offered_once() {
-        let invalid = Some(Err(PublishError::Invalid("too large".into())));
-        let (a, b) = (Scripted::new([invalid]), Scripted::new([Some(Ok(()))]));
+        let invalid = Said::Not(PublishError::Invalid("too large".into()));
+        let (a, b) = (Scripted::new([invalid]), Scripted::new([Said::Stored]));
         let (result, ..) = publish(&[&a, &b], 10).await;
         assert!(matches!(result, Err(PublishError::Invalid(_))));
         assert_eq!(b.asked(), 0);

@@ -275,7 +275,7 @@ pub(crate) fn rule_error(rule: RulePlan) -> RuleError {
     let (store, counters, metrics) = (ScriptedStore::new(), Arc::default(), Metrics::default());
     let error = compile(vec![rule], limits(), &store, &counters, &metrics).unwrap_err();
     assert_eq!(error.route, "shop/desk");
-    error.reason
+    *error.reason
 }
 
 /// A well-formed POST to `/orders`.

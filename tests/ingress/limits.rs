@@ -156,6 +156,23 @@ async fn beyond_the_requests_in_flight_the_answer_is_503_at_once() {
 }
 
 #[tokio::test]
+async fn a_refusal_by_the_head_keeps_the_connection_unless_a_long_body_would_follow() {
+    let ingress = Ingress::simple().await;
+    let mut client = ingress.connect().await;
+    for _ in 0..3 {
+        client.write(post("short").replace("/orders", "/nothing")).await;
+        let reply = client.answer().await;
+        assert!(reply.status == 404 && !reply.closes(), "{reply:?}");
+    }
+    client.write(post("taken")).await;
+    assert_eq!(client.answer().await.status, 202);
+    client.try_write(post(&"x".repeat(1024 * 1024)).replace("/orders", "/nothing")).await;
+    let reply = client.answer().await;
+    assert!(reply.status == 404 && reply.closes(), "{reply:?}");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
 async fn bytes_in_flight_count_from_the_head_on_and_unknown_lengths_as_the_largest() {
     let given = Limits { max_body_size: 1000, max_in_flight_bytes: 1500, ..limits() };
     let ingress = Ingress::start(vec![rule()], given).await;
