@@ -151,7 +151,7 @@ pub(super) fn pairs(value: &Value) -> Result<Vec<(Value, Value)>, Error> {
     };
     let mut found = Vec::new();
     for (key, value) in pairs {
-        charge(ITEM)?;
+        charge(2 * ITEM)?;
         found.push((key.validate_ok()?, value.validate_ok()?));
     }
     Ok(found)
@@ -301,8 +301,10 @@ fn equal_within(a: &Value, b: &Value, depth: usize) -> Result<bool, Error> {
         return Ok(a == b);
     }
     if let (Some(a), Some(b)) = (number::of(a), number::of(b)) {
+        charge(ITEM / 2)?;
         return Ok(a.compare(b) == Ordering::Equal);
     }
+    charge(ITEM)?;
     let Some(depth) = depth.checked_sub(1) else { return Err(exceeded("values are nested deeper than 128")) };
     match (a.kind(), b.kind()) {
         (ValueKind::Seq | ValueKind::Iterable, ValueKind::Seq | ValueKind::Iterable) => {

@@ -1,5 +1,8 @@
 //! The filters of the language. Each charges for what it makes, and none does I/O or reads a clock.
 
+// The engine hands arguments over by value.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -13,7 +16,7 @@ use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, Value};
 
 use super::data::{defined, items, items_of, kind_name, list, member, text, to_json, undefined};
-use super::limits::{MAX_TEXT, charge, charge_text, charge_walk, exceeded, invalid};
+use super::limits::{ITEM, MAX_TEXT, charge, charge_text, charge_walk, exceeded, invalid};
 use super::number::{self, Arithmetic, Number, calculate};
 use super::{data, json, scope};
 
@@ -81,7 +84,7 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("tojson", |value: Value| to_json(&defined(value)?));
     environment.add_filter("fromjson", |value: Value| {
         let text = text(&value)?;
-        charge_text(text.len())?;
+        charge(text.len().saturating_mul(3))?;
         let parsed = json::parse(&Bytes::copy_from_slice(text.as_bytes()));
         parsed.ok_or_else(|| invalid("this text is not JSON, or is nested deeper than 128"))
     });
@@ -105,9 +108,9 @@ where
     environment.add_filter(name, move |value: Value| {
         let text = text(&value)?;
         charge(text.len().saturating_mul(growth))?;
-        let made = make(&text);
-        charge_text(made.len())?;
-        Ok::<_, Error>(made)
+        let result = make(&text);
+        charge_text(result.len())?;
+        Ok::<_, Error>(result)
     });
 }
 
@@ -186,7 +189,7 @@ fn add_text_filters(environment: &mut Environment<'_>) {
 fn collect<'t>(texts: impl Iterator<Item = Value> + 't) -> Result<Value, Error> {
     let mut found = Vec::new();
     for text in texts {
-        charge(super::limits::ITEM)?;
+        charge(ITEM)?;
         found.push(text);
     }
     list(found)
@@ -261,6 +264,7 @@ fn add_number_filters(environment: &mut Environment<'_>) {
     environment.add_filter("sum", |values: Value, named: Kwargs| {
         let mut sum = Value::from(0);
         for item in attributes(items(&values)?, &named)? {
+            charge(ITEM)?;
             sum = calculate(Arithmetic::Add, number_of(&sum)?, number_of(&item)?)?;
         }
         Ok::<_, Error>(sum)
@@ -367,6 +371,7 @@ fn add_list_filters(environment: &mut Environment<'_>) {
         let items = items(&values)?;
         let keys = attributes(items.clone(), &named)?;
         let (mut kept, mut seen) = (Vec::new(), HashSet::new());
+        charge(items.len().saturating_mul(4 * ITEM))?;
         for (item, key) in items.into_iter().zip(keys) {
             if seen.insert(identity(&key)?) {
                 kept.push(item);
@@ -415,9 +420,11 @@ fn rejectattr(
     list(engine::rejectattr(state, walkable(values)?, attribute, test, rest)?)
 }
 
-/// A list whose length was charged for, before the engine walks through it.
+/// A list whose length was charged for, before the engine walks through it and calls a filter or test for each item.
 fn walkable(values: Value) -> Result<Value, Error> {
-    list(items(&values)?)
+    let items = items(&values)?;
+    charge(items.len().saturating_mul(2 * ITEM))?;
+    list(items)
 }
 
 fn end_of(value: &Value, first: bool) -> Result<Value, Error> {

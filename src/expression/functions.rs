@@ -22,23 +22,24 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
     });
 }
 
-/// Whole numbers from `start` (or 0) to below `stop`.
-fn range(first: i64, second: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
-    let (start, stop) = second.map_or((0, first), |stop| (first, stop));
-    let step = step.unwrap_or(1);
-    if step == 0 {
+/// Whole numbers from `start` (or 0) to below `end`.
+fn range(first: i64, second: Option<i64>, stride: Option<i64>) -> Result<Value, Error> {
+    let (start, end) = second.map_or((0, first), |end| (first, end));
+    let stride = stride.unwrap_or(1);
+    if stride == 0 {
         return Err(invalid("a range cannot step by 0"));
     }
-    let distance = i128::from(stop) - i128::from(start);
-    let step = i128::from(step);
-    let count = if (distance > 0) == (step > 0) && distance != 0 { (distance.abs() - 1) / step.abs() + 1 } else { 0 };
+    let distance = i128::from(end) - i128::from(start);
+    let stride = i128::from(stride);
+    let count =
+        if (distance > 0) == (stride > 0) && distance != 0 { (distance.abs() - 1) / stride.abs() + 1 } else { 0 };
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     if count > MAX_ITEMS {
         return Err(exceeded("a range has more than 1048576 items"));
     }
     Ok(Value::make_iterable(move || {
         (0..count).map(move |at| {
-            let value = i128::from(start) + step * i128::try_from(at).unwrap_or(0);
+            let value = i128::from(start) + stride * i128::try_from(at).unwrap_or(0);
             i64::try_from(value).unwrap_or(i64::MAX)
         })
     }))

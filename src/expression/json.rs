@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -16,8 +17,10 @@ use minijinja::{Error, State, Value};
 use super::limits::{ITEM, MAX_DEPTH, charge, charge_text, charge_walk, or_invalid};
 use super::{data, number};
 
-/// Objects up to this many bytes remember where their keys are, once they were asked twice.
-const MAX_INDEXED: usize = 1024 * 1024;
+/// Objects and arrays with up to this many members remember where those are, once they were asked twice.
+const MAX_INDEXED: usize = 64 * 1024;
+/// What walking past one member costs, as bytes.
+const MEMBER: usize = 16;
 
 /// Reads JSON; `None` if it is not, or is nested deeper than 128.
 pub(super) fn parse(bytes: &Bytes) -> Option<Value> {
@@ -28,7 +31,7 @@ pub(super) fn parse(bytes: &Bytes) -> Option<Value> {
     }
     let start = skip_space(bytes, 0);
     let end = skip_value(bytes, start);
-    value_of(bytes.slice(start..end)).ok()
+    value_of(bytes, start..end).ok()
 }
 
 /// How deep brackets are nested, in text that was checked.
@@ -52,16 +55,17 @@ fn depth(bytes: &[u8]) -> usize {
     deepest
 }
 
-/// The value of exactly these bytes.
-fn value_of(raw: Bytes) -> Result<Value, Error> {
+/// The value of a part of these bytes.
+fn value_of(bytes: &Bytes, range: Range<usize>) -> Result<Value, Error> {
+    let raw = &bytes[range.clone()];
     Ok(match raw.first() {
-        Some(b'{') => Value::from_object(Node::new(raw, true)),
-        Some(b'[') => Value::from_object(Node::new(raw, false)),
-        Some(b'"') => Value::from(text_of(&raw)?),
+        Some(b'{') => Value::from_object(Node::new(bytes.slice(range), true)),
+        Some(b'[') => Value::from_object(Node::new(bytes.slice(range), false)),
+        Some(b'"') => Value::from(text_of(raw)?),
         Some(b't') => Value::from(true),
         Some(b'f') => Value::from(false),
         Some(b'n') | None => Value::from(()),
-        Some(_) => number::from_json(std::str::from_utf8(&raw).unwrap_or_default()),
+        Some(_) => number::from_json(std::str::from_utf8(raw).unwrap_or_default()),
     })
 }
 
@@ -71,7 +75,7 @@ fn text_of(raw: &[u8]) -> Result<String, Error> {
     charge_text(inner.len())?;
     let mut text = String::with_capacity(inner.len());
     let mut rest = inner;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+    while let Some(at) = memchr::memchr(b'\\', rest) {
         text.push_str(std::str::from_utf8(&rest[..at]).unwrap_or_default());
         let (character, used) = unescape(&rest[at..]);
         text.push(character);
@@ -119,12 +123,11 @@ fn skip_space(bytes: &[u8], mut at: usize) -> usize {
 /// The end of the string that begins here, quotes included.
 fn skip_string(bytes: &[u8], at: usize) -> usize {
     let mut end = at + 1;
-    while let Some(byte) = bytes.get(end) {
-        match byte {
-            b'"' => return end + 1,
-            b'\\' => end += 2,
-            _ => end += 1,
+    while let Some(found) = bytes.get(end..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+        if bytes.get(end + found) == Some(&b'"') {
+            return end + found + 1;
         }
+        end += found + 2;
     }
     bytes.len()
 }
@@ -173,8 +176,16 @@ pub(super) struct Node {
 
 #[derive(Debug, Default)]
 struct Index {
-    entries: Vec<(Value, Value)>,
+    entries: Vec<Entry>,
     by_key: HashMap<Arc<str>, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Undefined in an array.
+    key: Value,
+    raw: Range<usize>,
+    value: OnceLock<Value>,
 }
 
 impl Node {
@@ -191,25 +202,52 @@ impl Node {
         Members { raw: self.raw.clone(), object: self.object, at: 1 }
     }
 
+    fn value_at(&self, range: Range<usize>) -> Result<Value, Error> {
+        value_of(&self.raw, range)
+    }
+
     /// How many members there are; an object's keys are counted as often as they occur.
     fn len(&self) -> usize {
         *self.length.get_or_init(|| self.members().count())
     }
 
-    /// Looks a key up: by walking the first time, by an index from the second on.
+    /// Whether the index is to be used: from the second question on, if it is not too large.
+    fn indexed(&self) -> bool {
+        self.index.get().is_some() || (self.asked.swap(true, Ordering::Relaxed) && self.len() <= MAX_INDEXED)
+    }
+
     fn member(&self, key: &str) -> Result<Option<Value>, Error> {
-        if self.asked.swap(true, Ordering::Relaxed) && self.raw.len() <= MAX_INDEXED {
+        if self.indexed() {
             let index = self.index()?;
-            return Ok(index.by_key.get(key).and_then(|at| index.entries.get(*at)).map(|(_, value)| value.clone()));
+            return index.by_key.get(key).map(|at| self.entry(&index.entries[*at])).transpose();
         }
         charge_walk(self.raw.len())?;
         let mut found = None;
         for (name, value) in self.members() {
-            if is_text(&name, key) {
+            charge(MEMBER)?;
+            if is_text(&self.raw[name], key) {
                 found = Some(value);
             }
         }
-        found.map(value_of).transpose()
+        found.map(|range| self.value_at(range)).transpose()
+    }
+
+    fn item(&self, at: usize) -> Result<Option<Value>, Error> {
+        if self.indexed() {
+            return self.index()?.entries.get(at).map(|entry| self.entry(entry)).transpose();
+        }
+        charge_walk(self.raw.len())?;
+        charge(at.saturating_mul(MEMBER))?;
+        self.members().nth(at).map(|(_, range)| self.value_at(range)).transpose()
+    }
+
+    /// A value is made when it is first asked for.
+    fn entry(&self, entry: &Entry) -> Result<Value, Error> {
+        if let Some(value) = entry.value.get() {
+            return Ok(value.clone());
+        }
+        let value = self.value_at(entry.raw.clone())?;
+        Ok(entry.value.get_or_init(|| value).clone())
     }
 
     fn index(&self) -> Result<&Index, Error> {
@@ -218,23 +256,22 @@ impl Node {
         }
         charge_walk(self.raw.len())?;
         let mut index = Index::default();
-        for (name, value) in self.members() {
+        for (name, raw) in self.members() {
             charge(ITEM)?;
-            let key: Arc<str> = text_of(&name)?.into();
-            let value = value_of(value)?;
+            if !self.object {
+                index.entries.push(Entry { key: Value::UNDEFINED, raw, value: OnceLock::new() });
+                continue;
+            }
+            charge(ITEM)?;
+            let key: Arc<str> = text_of(&self.raw[name])?.into();
             if let Some(at) = index.by_key.get(&key) {
-                index.entries[*at].1 = value;
+                index.entries[*at].raw = raw;
             } else {
                 index.by_key.insert(key.clone(), index.entries.len());
-                index.entries.push((Value::from(key), value));
+                index.entries.push(Entry { key: Value::from(key), raw, value: OnceLock::new() });
             }
         }
         Ok(self.index.get_or_init(|| index))
-    }
-
-    fn item(&self, at: usize) -> Result<Option<Value>, Error> {
-        charge_walk(self.raw.len())?;
-        self.members().nth(at).map(|(_, value)| value_of(value)).transpose()
     }
 }
 
@@ -244,7 +281,7 @@ fn is_text(raw: &[u8], text: &str) -> bool {
     if inner.contains(&b'\\') { text_of(raw).is_ok_and(|decoded| decoded == text) } else { inner == text.as_bytes() }
 }
 
-/// The members of an object or an array in order, as slices. In an array the key is empty.
+/// Where the members of an object or an array are, in order. In an array the key is empty.
 struct Members {
     raw: Bytes,
     object: bool,
@@ -252,7 +289,7 @@ struct Members {
 }
 
 impl Iterator for Members {
-    type Item = (Bytes, Bytes);
+    type Item = (Range<usize>, Range<usize>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let bytes = &self.raw;
@@ -272,7 +309,7 @@ impl Iterator for Members {
         }
         let end = skip_value(bytes, at);
         self.at = end;
-        Some((bytes.slice(key), bytes.slice(at..end)))
+        Some((key, at..end))
     }
 }
 
@@ -318,11 +355,19 @@ impl Object for Node {
             return Enumerator::Values(vec![Value::from(error)]);
         }
         if !self.object {
-            let items = self.members().map(|(_, value)| or_invalid(value_of(value)));
+            let node = self.clone();
+            let items = self.members().map(move |(_, range)| or_invalid(node.value_at(range)));
             return Enumerator::Iter(Box::new(Sized(items, self.len())));
         }
         match self.index() {
-            Ok(index) => Enumerator::KeyValueIter(Box::new(index.entries.clone().into_iter())),
+            Ok(_) => {
+                let node = self.clone();
+                let pairs = (0..).map_while(move |at| {
+                    let entry = node.index.get()?.entries.get(at)?;
+                    Some((entry.key.clone(), or_invalid(node.entry(entry))))
+                });
+                Enumerator::KeyValueIter(Box::new(pairs))
+            }
             Err(error) => Enumerator::Values(vec![Value::from(error)]),
         }
     }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use minijinja::{Error, ErrorKind, Value};
 
 /// Steps of one evaluation, in minijinja's unit: one instruction.
-pub(super) const FUEL: u64 = 300_000;
+pub(super) const FUEL: u64 = 500_000;
 /// Bytes that one evaluation may make or walk through.
 const BUDGET: usize = 48 * 1024 * 1024;
 /// The longest text, output included, in bytes.

@@ -244,9 +244,7 @@ impl<'s> Writer<'s> {
         let filter = match operator {
             BinOpKind::ScAnd | BinOpKind::ScOr => {
                 self.push("(");
-                self.defined(left)?;
-                self.push(if matches!(operator, BinOpKind::ScAnd) { " and " } else { " or " });
-                self.defined(right)?;
+                self.either_or_both(operator, left, right)?;
                 self.push(")");
                 return Ok(());
             }
@@ -271,6 +269,21 @@ impl<'s> Writer<'s> {
         self.expression(right)?;
         self.push(")");
         Ok(())
+    }
+
+    /// `a and b and c` without brackets, which the engine's parser would count.
+    fn either_or_both(&mut self, operator: BinOpKind, left: &Expr<'_>, right: &Expr<'_>) -> Written {
+        let and = matches!(operator, BinOpKind::ScAnd);
+        match left {
+            Expr::BinOp(inner)
+                if if and { matches!(inner.op, BinOpKind::ScAnd) } else { matches!(inner.op, BinOpKind::ScOr) } =>
+            {
+                self.deeper(inner.span(), |this| this.either_or_both(inner.op, &inner.left, &inner.right))?;
+            }
+            _ => self.defined(left)?,
+        }
+        self.push(if and { " and " } else { " or " });
+        self.defined(right)
     }
 
     fn test(&mut self, name: &str, of: &Expr<'_>, arguments: &[CallArg<'_>], span: Span) -> Written {

@@ -146,4 +146,6 @@ impl Content {
 }
 
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod examples;

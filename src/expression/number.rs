@@ -48,8 +48,9 @@ impl Object for NumberText {
 
 /// The value of a JSON number. Its text is kept where it would be lost.
 pub(super) fn from_json(text: &str) -> Value {
+    // JSON has no leading zeros or plus signs, so a whole number that fits prints as it came, but for -0.
     if let Ok(whole) = text.parse::<i64>()
-        && whole.to_string() == text
+        && text != "-0"
     {
         return Value::from(whole);
     }

@@ -1,5 +1,8 @@
 //! The operators of the language, as the filters into which [`super::lower`] turns them.
 
+// The engine hands arguments over by value.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::cmp::Ordering;
 
 use minijinja::value::{Rest, ValueKind};
@@ -192,7 +195,7 @@ fn item(value: Value, key: Value) -> Result<Value, Error> {
         let Some(number::Number::Whole(at)) = number::of(&key) else {
             return Err(invalid("a text is indexed by whole numbers"));
         };
-        charge_walk(text.len())?;
+        charge(text.len())?;
         let at = if at < 0 { at + i128::try_from(text.chars().count()).unwrap_or(0) } else { at };
         let character = usize::try_from(at).ok().and_then(|at| text.chars().nth(at));
         return Ok(character.map_or(Value::UNDEFINED, Value::from));
@@ -200,16 +203,16 @@ fn item(value: Value, key: Value) -> Result<Value, Error> {
     Ok(data::member(&value, &key)?.unwrap_or(Value::UNDEFINED))
 }
 
-/// `value[start:stop:step]`, with the meaning that these have in Python.
-fn slice(value: Value, start: Value, stop: Value, step: Value) -> Result<Value, Error> {
+/// `value[start:end:stride]`, with the meaning that these have in Python.
+fn slice(value: Value, start: Value, end: Value, stride: Value) -> Result<Value, Error> {
     let bound = |value: &Value| match number::of(value) {
         Some(number::Number::Whole(whole)) => Ok(Some(whole)),
         _ if value.is_none() => Ok(None),
         _ if value.is_undefined() => Err(undefined()),
         _ => Err(invalid("a slice is bounded by whole numbers")),
     };
-    let (start, stop, step) = (bound(&start)?, bound(&stop)?, bound(&step)?.unwrap_or(1));
-    if step == 0 {
+    let (start, end, stride) = (bound(&start)?, bound(&end)?, bound(&stride)?.unwrap_or(1));
+    if stride == 0 {
         return Err(invalid("a slice cannot step by 0"));
     }
     if let Some(text) = value.as_str() {
@@ -217,7 +220,7 @@ fn slice(value: Value, start: Value, stop: Value, step: Value) -> Result<Value, 
         charge(text.chars().count().saturating_mul(4))?;
         let characters: Vec<char> = text.chars().collect();
         return Ok(Value::from(
-            chosen(characters.len(), start, stop, step).map(|at| characters[at]).collect::<String>(),
+            chosen(characters.len(), start, end, stride).map(|at| characters[at]).collect::<String>(),
         ));
     }
     if !is_list(&value) {
@@ -225,25 +228,25 @@ fn slice(value: Value, start: Value, stop: Value, step: Value) -> Result<Value, 
         return Err(if value.is_undefined() { undefined() } else { invalid(format!("a {kind} cannot be sliced")) });
     }
     let items = data::items(&value)?;
-    data::list(chosen(items.len(), start, stop, step).map(|at| items[at].clone()).collect())
+    data::list(chosen(items.len(), start, end, stride).map(|at| items[at].clone()).collect())
 }
 
 /// The indices that a slice chooses; all are below `length`.
-fn chosen(length: usize, start: Option<i128>, stop: Option<i128>, step: i128) -> impl Iterator<Item = usize> {
+fn chosen(length: usize, start: Option<i128>, end: Option<i128>, stride: i128) -> impl Iterator<Item = usize> {
     let length = i128::try_from(length).unwrap_or(i128::MAX);
-    let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
+    let (lowest, highest) = if stride > 0 { (0, length) } else { (-1, length - 1) };
     let place = |bound: Option<i128>, otherwise: i128| {
         bound.map_or(otherwise, |at| if at < 0 { at.saturating_add(length) } else { at }.clamp(lowest, highest))
     };
-    let (start, stop) = if step > 0 {
-        (place(start, lowest), place(stop, highest))
+    let (start, end) = if stride > 0 {
+        (place(start, lowest), place(end, highest))
     } else {
-        (place(start, highest), place(stop, lowest))
+        (place(start, highest), place(end, lowest))
     };
     let mut next = Some(start);
     std::iter::from_fn(move || {
-        let at = next.filter(|at| if step > 0 { *at < stop } else { *at > stop })?;
-        next = at.checked_add(step);
+        let at = next.filter(|at| if stride > 0 { *at < end } else { *at > end })?;
+        next = at.checked_add(stride);
         usize::try_from(at).ok()
     })
 }

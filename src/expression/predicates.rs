@@ -1,10 +1,13 @@
 //! What can be asked by `is`.
 
+// The engine hands arguments over by value.
+#![allow(clippy::needless_pass_by_value)]
+
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, Value};
 
 use super::data::{self, undefined};
-use super::limits::{charge_walk, invalid};
+use super::limits::{charge, invalid};
 use super::number::{self, Number};
 use super::operators::compare;
 
@@ -122,7 +125,7 @@ fn plain(name: &str, value: &Value, number: Option<Number>, whole: Option<i128>)
         }
         "lower" | "upper" => {
             let Some(text) = value.as_str() else { return Err(invalid(format!("`is {name}` needs a text"))) };
-            charge_walk(text.len())?;
+            charge(text.len().saturating_mul(2))?;
             let wrong = |c: char| if name == "lower" { c.is_uppercase() } else { c.is_lowercase() };
             !text.contains(wrong)
         }

@@ -1,6 +1,6 @@
 //! The names that templates see, as lazy views: nothing is parsed or copied before it is asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use minijinja::value::{Enumerator, Object, ObjectRepr};
 use minijinja::{Error, State, Value};
 
-use super::limits::{charge_text, or_invalid};
+use super::limits::{ITEM, charge, charge_text, or_invalid};
 use super::{MessageScope, Scope, data, json};
 
 /// A scope ready for evaluation. Conditions over one request share one, so that its body is parsed once.
@@ -20,7 +20,7 @@ pub struct Context {
 
 impl From<Scope> for Context {
     fn from(scope: Scope) -> Self {
-        Self { root: Value::from_object(Names::Root(Box::new(Root { scope, body: OnceLock::new() }))) }
+        Self { root: Value::from_object(Names::Root(Box::new(Root { scope, values: Default::default() }))) }
     }
 }
 
@@ -35,8 +35,8 @@ pub(super) enum Names {
     Root(Box<Root>),
     /// `headers` gives the first value, `headers_all` the list.
     Headers(HeaderMap, Values),
-    /// `query` and `query_all`, decoded.
-    Query(Vec<(String, String)>, Values),
+    /// `query` and `query_all`.
+    Query(Form, Values),
     Segments(BTreeMap<String, String>),
     Message(MessageScope),
 }
@@ -48,34 +48,28 @@ pub(super) enum Values {
     All,
 }
 
+/// The names at the top, in the order of [`Root::values`].
+const NAMES: [&str; 8] = ["body", "headers", "headers_all", "method", "path", "query", "query_all", "message"];
+
 pub(super) struct Root {
     scope: Scope,
-    body: OnceLock<Value>,
+    /// Each is made when it is first asked for.
+    values: [OnceLock<Value>; NAMES.len()],
 }
 
 impl Root {
-    fn body(&self) -> Value {
-        self.body
-            .get_or_init(|| {
-                let bytes = &self.scope.body;
-                json::parse(bytes).unwrap_or_else(|| {
-                    let text = std::str::from_utf8(bytes).ok();
-                    text.map_or(Value::UNDEFINED, |text| {
-                        or_invalid(charge_text(text.len()).map(|()| Value::from(text)))
-                    })
-                })
-            })
-            .clone()
+    fn get(&self, name: &str) -> Option<Value> {
+        let at = NAMES.iter().position(|known| *known == name)?;
+        Some(self.values.get(at)?.get_or_init(|| self.make(name)).clone())
     }
 
-    fn get(&self, name: &str) -> Option<Value> {
+    fn make(&self, name: &str) -> Value {
         let headers = |values| Value::from_object(Names::Headers(self.scope.headers.clone(), values));
         let query = |values| {
-            let text = self.scope.query.as_deref().unwrap_or_default();
-            let decoded = charge_text(text.len()).map(|()| decode_form(text));
-            or_invalid(decoded.map(|pairs| Value::from_object(Names::Query(pairs, values))))
+            let form = Form::decode(self.scope.query.as_deref().unwrap_or_default());
+            or_invalid(form.map(|form| Value::from_object(Names::Query(form, values))))
         };
-        Some(match name {
+        match name {
             "body" => self.body(),
             "headers" => headers(Values::First),
             "headers_all" => headers(Values::All),
@@ -83,19 +77,41 @@ impl Root {
             "path" => Value::from_object(Names::Segments(self.scope.segments.clone())),
             "query" => query(Values::First),
             "query_all" => query(Values::All),
-            "message" => Value::from_object(Names::Message(self.scope.message.clone())),
-            _ => return None,
+            _ => Value::from_object(Names::Message(self.scope.message.clone())),
+        }
+    }
+
+    fn body(&self) -> Value {
+        let bytes = &self.scope.body;
+        json::parse(bytes).unwrap_or_else(|| {
+            let text = std::str::from_utf8(bytes).ok();
+            text.map_or(Value::UNDEFINED, |text| or_invalid(charge_text(text.len()).map(|()| Value::from(text))))
         })
     }
 }
 
 /// The pairs of a query by the rules of HTML forms: `+` is a space, bytes that are not UTF-8 become U+FFFD.
-fn decode_form(text: &str) -> Vec<(String, String)> {
-    text.split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (decode_percent(name, true), decode_percent(value, true)))
-        .collect()
+#[derive(Default)]
+pub(super) struct Form {
+    names: Vec<Value>,
+    by_name: HashMap<String, Vec<Value>>,
+}
+
+impl Form {
+    fn decode(text: &str) -> Result<Self, Error> {
+        charge_text(text.len())?;
+        let mut form = Self::default();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            charge(ITEM)?;
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode_percent(name, true);
+            if !form.by_name.contains_key(&name) {
+                form.names.push(Value::from(name.as_str()));
+            }
+            form.by_name.entry(name).or_default().push(Value::from(decode_percent(value, true)));
+        }
+        Ok(form)
+    }
 }
 
 /// Replaces `%41` by `A`; an incomplete escape stays as it is.
@@ -140,10 +156,7 @@ impl Names {
                 let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
                 choose(*values, headers.get_all(name).iter().map(header_text))
             }
-            Self::Query(pairs, values) => {
-                let found = pairs.iter().filter(|(key, _)| key == name);
-                choose(*values, found.map(|(_, value)| Value::from(value.as_str())))
-            }
+            Self::Query(form, values) => choose(*values, form.by_name.get(name)?.iter().cloned()),
             Self::Segments(segments) => segments.get(name).map(|segment| Value::from(segment.as_str())),
             Self::Message(message) => match name {
                 "id" => Some(Value::from(message.id.as_str())),
@@ -156,15 +169,20 @@ impl Names {
         }
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Self::Headers(headers, _) => headers.keys_len(),
+            Self::Query(form, _) => form.names.len(),
+            Self::Root(_) | Self::Segments(_) | Self::Message(_) => self.keys().len(),
+        }
+    }
+
     fn keys(&self) -> Vec<Value> {
         match self {
             // The scope as a whole is no value of the language.
             Self::Root(_) => Vec::new(),
             Self::Headers(headers, _) => headers.keys().map(|name| Value::from(name.as_str())).collect(),
-            Self::Query(pairs, _) => {
-                let mut seen = std::collections::HashSet::new();
-                pairs.iter().filter(|(name, _)| seen.insert(name)).map(|(name, _)| Value::from(name.as_str())).collect()
-            }
+            Self::Query(form, _) => form.names.clone(),
             Self::Segments(segments) => segments.keys().map(|name| Value::from(name.as_str())).collect(),
             Self::Message(_) => {
                 let names = ["id", "timestamp", "attempt", "path", "route"];
@@ -195,7 +213,14 @@ impl Object for Names {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.keys())
+        match charge(self.len().saturating_mul(ITEM)) {
+            Ok(()) => Enumerator::Values(self.keys()),
+            Err(error) => Enumerator::Values(vec![Value::from(error)]),
+        }
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.len())
     }
 
     fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, arguments: &[Value]) -> Result<Value, Error> {

@@ -150,13 +150,13 @@ impl Transform {
     pub fn apply(&self, scope: &Scope, content: Content) -> Result<Applied, TransformError> {
         let Content { mut headers, mut body } = content;
         // Made anew only after a change, so that the body is parsed once for several steps.
-        let mut context: Option<Context> = None;
+        let mut seen: Option<Context> = None;
         for (at, step) in self.steps.iter().enumerate() {
-            let see = context.get_or_insert_with(|| with_content(scope, headers.clone(), body.clone()).into());
+            let view = seen.get_or_insert_with(|| with_content(scope, headers.clone(), body.clone()).into());
             let failed = |cause: StepError| TransformError { step: at + 1, kind: step.kind(), cause };
-            match step.run(see, &mut headers, &mut body).map_err(failed)? {
+            match step.run(view, &mut headers, &mut body).map_err(failed)? {
                 Ran::Unchanged => {}
-                Ran::Changed => context = None,
+                Ran::Changed => seen = None,
                 Ran::Filtered => return Ok(Applied::Filtered),
             }
         }
@@ -220,4 +220,109 @@ fn log_line(text: &str) -> String {
         if character.is_control() { line.extend(character.escape_default()) } else { line.push(character) }
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::examples::scope;
+    use super::*;
+
+    fn content(scope: &Scope) -> Content {
+        Content { headers: scope.headers.clone(), body: scope.body.clone() }
+    }
+
+    fn apply(steps: &[Step], body: &str) -> Result<Applied, String> {
+        let scope = scope(body);
+        let transform = Transform::compile(steps).map_err(|error| error.to_string())?;
+        transform.apply(&scope, content(&scope)).map_err(|error| error.to_string())
+    }
+
+    fn set_header(name: &str, value: &str) -> Step {
+        Step::SetHeader { name: name.to_owned(), value: value.to_owned() }
+    }
+
+    fn set_body(template: &str) -> Step {
+        Step::SetBody { template: template.to_owned() }
+    }
+
+    fn filter(when: &str) -> Step {
+        Step::Filter { when: when.to_owned() }
+    }
+
+    #[test]
+    fn each_step_sees_what_the_ones_before_it_changed() {
+        let steps = [
+            set_header("X-Amount", "{{ body.amount }}"),
+            set_body(r#"{"card":{{ body.cardNo | tojson }},"fee":{{ headers['x-amount'] }}}"#),
+            Step::RemoveHeader { name: "x-a".to_owned() },
+            set_header("X-Last", "{{ body.fee }} {{ headers['x-a'] | default('gone') }}"),
+            filter("body.fee == 1.1"),
+        ];
+        let Ok(Applied::Changed(changed)) = apply(&steps, r#"{"amount":1.10,"cardNo":"47"}"#) else { panic!() };
+        assert_eq!(changed.body, r#"{"card":"47","fee":1.10}"#);
+        assert_eq!(changed.headers["x-amount"], "1.10");
+        assert_eq!(changed.headers["x-last"], "1.10 gone");
+        assert!(!changed.headers.contains_key("x-a"));
+        assert_eq!(changed.headers["content-type"], "application/json");
+    }
+
+    #[test]
+    fn setting_a_header_replaces_all_its_values() {
+        let Ok(Applied::Changed(changed)) = apply(&[set_header("X-A", "é {{ 1 }}")], "") else { panic!() };
+        assert_eq!(changed.headers.get_all("x-a").iter().count(), 1);
+        assert_eq!(changed.headers["x-a"].as_bytes(), "é 1".as_bytes());
+    }
+
+    #[test]
+    fn a_false_filter_ends_it_and_an_undefined_name_is_false() {
+        assert_eq!(apply(&[filter("body.amount > 0")], r#"{"amount":0}"#), Ok(Applied::Filtered));
+        assert_eq!(apply(&[filter("body.other != 0"), set_body("{{ nothing }}")], "{}"), Ok(Applied::Filtered));
+    }
+
+    #[test]
+    fn a_header_value_with_a_line_break_fails() {
+        for value in [r"a\r\nb", r"a\nb", r"a\u0000b"] {
+            let error = apply(&[set_header("X-B", "{{ body.v }}")], &format!(r#"{{"v":"{value}"}}"#)).unwrap_err();
+            assert!(
+                error.starts_with("transform step 1 (setHeader): the value of header `x-b` holds a line break"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn headers_that_are_not_the_users_are_refused_with_the_reason() {
+        for (name, reason) in [
+            ("Host", "target's URL"),
+            ("content-length", "follows from the body"),
+            ("Transfer-Encoding", "hop-by-hop"),
+            ("connection", "hop-by-hop"),
+            ("Stagepost-Message-Id", "stagepost itself"),
+            ("X-Stagepost-Route", "stagepost itself"),
+            ("a b", "not a header name"),
+            ("", "not a header name"),
+        ] {
+            let error = apply(&[set_body("x"), set_header(name, "x")], "").unwrap_err();
+            assert!(error.starts_with(&format!("transform step 2 (setHeader): header `{name}`: ")), "{error}");
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(settable_header("Authorization").is_ok());
+    }
+
+    #[test]
+    fn errors_name_step_line_and_column() {
+        let error = apply(&[filter("true"), set_body("a\n{{ body.x }}")], "{}").unwrap_err();
+        assert!(error.starts_with("transform step 2 (setBody): line 2, column 4: `body.x` is undefined; "), "{error}");
+        let error = apply(&[filter("body.")], "{}").unwrap_err();
+        assert!(error.starts_with("transform step 1 (filter): line 1, column "), "{error}");
+    }
+
+    #[test]
+    fn a_log_line_is_one_line_of_bounded_length() {
+        assert_eq!(log_line("a\nb\u{1b}[0m\n"), "a\\nb\\u{1b}[0m");
+        let long = log_line(&"é".repeat(10_000));
+        assert!(long.len() < MAX_LOG_LINE + 8 && long.ends_with('…'));
+        let step = Step::Log { template: "{{ body }}".to_owned(), level: LogLevel::Info };
+        assert!(matches!(apply(&[step], "x"), Ok(Applied::Changed(_))));
+    }
 }
