@@ -13,8 +13,7 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
         data::mapping(pairs.collect::<Result<Vec<_>, Error>>()?)
     });
     environment.add_function("namespace", |values: Option<ValueOrKwargs>| {
-        let values =
-            values.map(ValueOrKwargs::into_value).unwrap_or_else(|| Value::from_pairs([] as [(&str, Value); 0]));
+        let values = values.map_or_else(|| Value::from_pairs([] as [(&str, Value); 0]), ValueOrKwargs::into_value);
         // What a namespace holds must be data, so that none holds another.
         let pairs = data::pairs(&values)?.into_iter().map(|(key, value)| Ok((key.to_string(), data::storable(value)?)));
         let checked = Value::from_pairs(pairs.collect::<Result<Vec<_>, Error>>()?);

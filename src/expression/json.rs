@@ -340,14 +340,14 @@ impl Object for Node {
         }
         let at = key.as_i64()?;
         let at = if at < 0 { usize::try_from(i64::try_from(self.len()).ok()? + at) } else { usize::try_from(at) };
-        self.item(at.ok()?).map_err(Value::from).map_or_else(Some, |found| found)
+        self.item(at.ok()?).map_err(Value::from).unwrap_or_else(Some)
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
         if !self.object {
             return None;
         }
-        self.member(key).map_err(Value::from).map_or_else(Some, |found| found)
+        self.member(key).map_err(Value::from).unwrap_or_else(Some)
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {

@@ -5,11 +5,13 @@
 //! `a|__multiply(b)`), each value that must be defined is checked, and what loads other templates is refused.
 //! A map from the rewritten text to the user's keeps the positions in errors right.
 
+mod statements;
+
 use std::fmt::Write as _;
 use std::ops::Range;
 
 use minijinja::Value;
-use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, Macro, Stmt, UnaryOpKind};
+use minijinja::machinery::ast::{BinOpKind, Call, CallArg, CompareOpKind, Expr, UnaryOpKind};
 use minijinja::machinery::{Span, parse, parse_expr};
 use minijinja::value::ValueKind;
 
@@ -94,8 +96,7 @@ impl<'s> Writer<'s> {
         written
     }
 
-    // Expressions. Each is written so that `|filter` can follow it.
-
+    /// Writes an expression so that `|filter` can follow it.
     fn expression(&mut self, expression: &Expr<'_>) -> Written {
         let span = expression.span();
         let (start, first) = (self.out.text.len(), self.out.spans.len());
@@ -391,190 +392,6 @@ impl<'s> Writer<'s> {
             }
         }
         self.push("\"");
-    }
-
-    // Statements.
-
-    fn statements(&mut self, statements: &[Stmt<'_>]) -> Written {
-        statements.iter().try_for_each(|statement| self.statement(statement))
-    }
-
-    fn statement(&mut self, statement: &Stmt<'_>) -> Written {
-        self.deeper(Span::default(), |this| this.statement_inner(statement))
-    }
-
-    fn statement_inner(&mut self, statement: &Stmt<'_>) -> Written {
-        match statement {
-            Stmt::Template(template) => self.statements(&template.children),
-            Stmt::EmitExpr(emit) => {
-                self.push("{{ ");
-                self.expression(&emit.expr)?;
-                self.push(" }}");
-                Ok(())
-            }
-            Stmt::EmitRaw(raw) => {
-                // As an expression, so that it is charged like any other text.
-                self.push("{{ ");
-                self.quoted(raw.raw);
-                self.push(" }}");
-                Ok(())
-            }
-            Stmt::ForLoop(each) => {
-                self.push("{% for ");
-                self.target(&each.target)?;
-                self.push(" in ");
-                self.expression(&each.iter)?;
-                self.push("|__items");
-                if let Some(condition) = &each.filter_expr {
-                    self.push(" if ");
-                    self.defined(condition)?;
-                }
-                self.push(if each.recursive { " recursive %}" } else { " %}" });
-                self.statements(&each.body)?;
-                self.otherwise(&each.else_body)?;
-                self.push("{% endfor %}");
-                Ok(())
-            }
-            Stmt::IfCond(condition) => {
-                self.push("{% if ");
-                self.defined(&condition.expr)?;
-                self.push(" %}");
-                self.statements(&condition.true_body)?;
-                self.otherwise(&condition.false_body)?;
-                self.push("{% endif %}");
-                Ok(())
-            }
-            Stmt::WithBlock(with) => {
-                self.push("{% with ");
-                for (at, (target, value)) in with.assignments.iter().enumerate() {
-                    self.push(if at == 0 { "" } else { ", " });
-                    self.target_in_brackets(target)?;
-                    self.push(" = ");
-                    self.expression(value)?;
-                }
-                self.push(" %}");
-                self.statements(&with.body)?;
-                self.push("{% endwith %}");
-                Ok(())
-            }
-            Stmt::Set(set) => {
-                self.push("{% set ");
-                self.target(&set.target)?;
-                self.push(" = ");
-                self.expression(&set.expr)?;
-                // What goes into a namespace must not contain one.
-                self.push(if matches!(set.target, Expr::Var(_)) { " %}" } else { "|__storable %}" });
-                Ok(())
-            }
-            Stmt::SetBlock(set) => {
-                self.push("{% set ");
-                self.target(&set.target)?;
-                self.push("|__bounded");
-                if let Some(filter) = &set.filter {
-                    self.push("|");
-                    self.expression(filter)?;
-                }
-                self.push(" %}");
-                self.statements(&set.body)?;
-                self.push("{% endset %}");
-                Ok(())
-            }
-            Stmt::FilterBlock(block) => {
-                self.push("{% filter __bounded|");
-                self.expression(&block.filter)?;
-                self.push(" %}");
-                self.statements(&block.body)?;
-                self.push("{% endfilter %}");
-                Ok(())
-            }
-            Stmt::Macro(declared) => {
-                self.push("{% macro ");
-                self.name(declared.name, declared.span())?;
-                self.parameters(declared)?;
-                self.push(" %}");
-                self.statements(&declared.body)?;
-                self.push("{% endmacro %}");
-                Ok(())
-            }
-            Stmt::CallBlock(block) => {
-                self.push("{% call");
-                self.parameters(&block.macro_decl)?;
-                self.push(" ");
-                self.call(&block.call, block.call.span())?;
-                self.push(" %}");
-                self.statements(&block.macro_decl.body)?;
-                self.push("{% endcall %}");
-                Ok(())
-            }
-            Stmt::Do(call) => {
-                self.push("{% do ");
-                self.call(&call.call, call.call.span())?;
-                self.push(" %}");
-                Ok(())
-            }
-            Stmt::AutoEscape(block) => {
-                self.refuse(block.span(), "autoescape is not supported; use the filters tojson, escape or urlencode")
-            }
-            Stmt::Block(block) => self.refuse(block.span(), "block is not supported: a template stands alone"),
-            Stmt::Import(import) => self.refuse(import.span(), "import is not supported: a template stands alone"),
-            Stmt::FromImport(import) => self.refuse(import.span(), "import is not supported: a template stands alone"),
-            Stmt::Extends(extends) => self.refuse(extends.span(), "extends is not supported: a template stands alone"),
-            Stmt::Include(include) => self.refuse(include.span(), "include is not supported: a template stands alone"),
-        }
-    }
-
-    fn otherwise(&mut self, body: &[Stmt<'_>]) -> Written {
-        if body.is_empty() {
-            return Ok(());
-        }
-        self.push("{% else %}");
-        self.statements(body)
-    }
-
-    /// What a value is assigned to.
-    fn target(&mut self, target: &Expr<'_>) -> Written {
-        match target {
-            Expr::Var(var) => self.name(var.id, var.span()),
-            Expr::GetAttr(attribute) => {
-                self.target(&attribute.expr)?;
-                self.push(".");
-                self.push(attribute.name);
-                Ok(())
-            }
-            Expr::List(list) => {
-                for item in &list.items {
-                    self.target_in_brackets(item)?;
-                    self.push(", ");
-                }
-                Ok(())
-            }
-            other => self.refuse(other.span(), "a value cannot be assigned to this; write a name"),
-        }
-    }
-
-    fn target_in_brackets(&mut self, target: &Expr<'_>) -> Written {
-        if !matches!(target, Expr::List(_)) {
-            return self.target(target);
-        }
-        self.push("(");
-        self.target(target)?;
-        self.push(")");
-        Ok(())
-    }
-
-    fn parameters(&mut self, declared: &Macro<'_>) -> Written {
-        self.push("(");
-        let without_default = declared.args.len().saturating_sub(declared.defaults.len());
-        for (at, parameter) in declared.args.iter().enumerate() {
-            self.target(parameter)?;
-            if let Some(default) = at.checked_sub(without_default).and_then(|at| declared.defaults.get(at)) {
-                self.push("=");
-                self.expression(default)?;
-            }
-            self.push(", ");
-        }
-        self.push(")");
-        Ok(())
     }
 }
 
