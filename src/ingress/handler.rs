@@ -10,7 +10,6 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
-use serde::de::IgnoredAny;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{self, BodyError, Permit};
@@ -228,7 +227,7 @@ fn check_json(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> 
         )
         .into());
     }
-    serde_json::from_slice::<IgnoredAny>(&received.body).map(|_| ()).map_err(|error| {
+    received.is_json().map_err(|error| {
         let problem = Problem::new(
             StatusCode::BAD_REQUEST,
             "malformed-json",
@@ -331,5 +330,7 @@ fn prepare(rule: Arc<Rule>, mut received: Received) -> Result<Prepared, Refusal>
             format!("transformed, the body has {} bytes; at most {MAX_BODY_BYTES} can be stored", message.body.len());
         return Err(bad_request(detail, "send less").into());
     }
+    // Kept only where it is still needed: it holds the parsed body.
+    let view = view.filter(|_| rule.store_failed.is_dynamic());
     Ok(Prepared { rule, message, routing_key, accepted, view })
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use http::request::Parts;
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use super::headers::stored;
@@ -20,6 +21,8 @@ pub(super) struct Received {
     pub(super) body: Bytes,
     pub(super) id: MessageId,
     timestamp: Timestamp,
+    /// Whether the body is JSON, once somebody has asked.
+    is_json: Option<Result<(), String>>,
     /// The view of the last rule that was asked, with that rule's path pattern.
     view: Option<(Arc<Rule>, Context)>,
 }
@@ -28,7 +31,13 @@ impl Received {
     pub(super) fn new(parts: Parts, body: Bytes) -> Self {
         let mut buffer = Uuid::encode_buffer();
         let id: &str = Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
-        Self { parts, body, id: MessageId::new(id), timestamp: Timestamp::now(), view: None }
+        Self { parts, body, id: MessageId::new(id), timestamp: Timestamp::now(), is_json: None, view: None }
+    }
+
+    /// Whether the body is JSON, or what is wrong with it. It is read once for all rules that ask.
+    pub(super) fn is_json(&mut self) -> Result<(), String> {
+        let read = || serde_json::from_slice::<IgnoredAny>(&self.body).map(|_| ()).map_err(|error| error.to_string());
+        self.is_json.get_or_insert_with(read).clone()
     }
 
     /// What the expressions of a rule see. Rules of one path share a view, so that the body is parsed once.
