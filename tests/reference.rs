@@ -28,14 +28,18 @@ fn the_reference_is_what_the_crds_say() {
         std::fs::write(&committed, &page).unwrap();
     }
     let found = std::fs::read_to_string(&committed).unwrap_or_default();
-    assert!(found == page, "docs/kinds.md is not what the CRDs say; write it with: UPDATE=1 cargo test --test reference");
+    assert!(
+        found == page,
+        "docs/kinds.md is not what the CRDs say; write it with: UPDATE=1 cargo test --test reference"
+    );
 }
 
 fn write_kind(page: &mut String, spec: &Value) {
     let schema = &spec["versions"][0]["schema"]["openAPIV3Schema"];
     let names = &spec["names"];
     writeln!(page, "## {}\n", names["kind"].as_str().unwrap()).unwrap();
-    writeln!(page, "Short name `{}`. {}\n", names["shortNames"][0].as_str().unwrap(), text(&schema["description"])).unwrap();
+    writeln!(page, "Short name `{}`. {}\n", names["shortNames"][0].as_str().unwrap(), text(&schema["description"]))
+        .unwrap();
     for part in ["spec", "status"] {
         writeln!(page, "### {part}\n\n| field | type | default | |\n|---|---|---|---|").unwrap();
         write_fields(page, "", &schema["properties"][part]);

@@ -121,9 +121,16 @@ async fn show(args: &StatusArgs) -> Result<(), RemoteError> {
         return Ok(());
     }
     let lines = table::render(items, args.output == Some(Output::Wide), Timestamp::now());
-    match lines.is_empty() {
-        true => println!("No objects."),
-        false => println!("{}", lines.join("\n")),
+    if lines.is_empty() {
+        println!("No objects.");
+    } else {
+        println!(
+            "{}",
+            lines.join(
+                "
+"
+            )
+        );
     }
     Ok(())
 }

@@ -9,8 +9,7 @@ use http::Uri;
 use super::{Exit, failed};
 use crate::local::names::{self, Assignment};
 use crate::local::{self, Ended, Options, RunError};
-use crate::plan::duration;
-use crate::sink::{self, SinkArgs};
+use crate::sink::{self, SinkArgs, SinkError};
 
 /// Threads that run tasks. The work is disk and network: two keep a laptop's idle memory small and still let the
 /// store's group commit run beside the requests.
@@ -54,12 +53,8 @@ pub(super) struct Args {
     #[arg(long)]
     no_reload: bool,
     /// Time to drain at SIGTERM
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = names::duration)]
     grace: Duration,
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    duration::parse(text).map_err(|error| error.to_string())
 }
 
 /// Why it can't begin.
@@ -100,7 +95,9 @@ pub(super) fn run(args: Args) -> Exit {
 }
 
 fn failed_lines(exit: Exit, lines: &[String]) -> Exit {
-    lines.iter().for_each(|line| eprintln!("error: {line}"));
+    for line in lines {
+        eprintln!("error: {line}");
+    }
     exit
 }
 
@@ -115,7 +112,10 @@ pub(super) fn sink(args: SinkArgs) -> Exit {
     });
     match ended {
         Ok(()) => Exit::Done,
-        Err(error) => failed(Exit::NotStarted, error.as_ref()),
+        Err(error) => {
+            let is_usage = matches!(error.downcast_ref(), Some(SinkError::Script(_)));
+            failed(if is_usage { Exit::Usage } else { Exit::NotStarted }, error.as_ref())
+        }
     }
 }
 
@@ -129,7 +129,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
 
 fn options(args: Args) -> Result<Options, StartError> {
     let hold_limit = match std::env::var(HOLD_LIMIT) {
-        Ok(text) if !text.is_empty() => Some(duration::parse(&text).map_err(|_| StartError::HoldLimit(text))?),
+        Ok(text) if !text.is_empty() => Some(names::duration(&text).map_err(|_| StartError::HoldLimit(text))?),
         _ => None,
     };
     Ok(Options {

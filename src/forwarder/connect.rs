@@ -1,6 +1,6 @@
 //! From a plan to the target it names, with what its references lead to.
 //!
-//! Inputs: a plan, the URL that its address was resolved to, the values of Secrets and ConfigMaps, the stores. Output:
+//! Inputs: a plan, the URL that its address was resolved to, the values of Secrets and config maps, the stores. Output:
 //! a target. Nothing is dialled here.
 
 use std::collections::BTreeMap;

@@ -109,7 +109,7 @@ fn of_schema(schema: &Value, depth: usize) -> Value {
         Some("integer" | "number") => match schema.get("minimum").or_else(|| schema.get("maximum")) {
             Some(bound) => bound.clone(),
             None => {
-                json!(schema.get("exclusiveMinimum").and_then(Value::as_f64).map_or(1.0, |above| above + 1.0) as i64)
+                json!(schema.get("exclusiveMinimum").and_then(Value::as_i64).map_or(1, |above| above.saturating_add(1)))
             }
         },
         Some("boolean") => json!(true),

@@ -48,7 +48,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    pub(super) fn listen(error: BindError) -> Self {
+    pub(super) fn listen(error: &BindError) -> Self {
         Self::Listen(error.to_string())
     }
 }
@@ -56,7 +56,9 @@ impl RunError {
 /// Logs every panic as an error, wherever it happens, and lets the run look after its parts.
 pub fn report_panics() {
     panic::set_hook(Box::new(|info| {
-        let message = info.payload_as_str().unwrap_or("no message");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         let location = info.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(location, "a bug: {message}; please report it");
         PANICKED.notify_one();

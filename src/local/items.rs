@@ -13,8 +13,8 @@ use crate::api::condition::Time;
 use crate::api::message_store::{QueueStatus, QueueType};
 use crate::api::processor_status::{DeactivationStatus, DeadLetterStatus, LastDelivery, LastFailure, ProcessorState};
 use crate::api::{API_VERSION, ForwardingProcessorStatus, IngressRouteStatus, MessageStoreStatus};
+use crate::core::duration;
 use crate::core::topology::QueueKind;
-use crate::plan::duration;
 use crate::store::{Connection, MessageStore, StoreError};
 
 /// The parts of an item, besides its conditions' times.
@@ -23,7 +23,7 @@ pub(super) struct Item {
     pub(super) value: Value,
 }
 
-fn item(kind: &'static str, facts: &Facts, status: Value) -> Item {
+fn item(kind: &'static str, facts: &Facts, status: &Value) -> Item {
     let value = json!({
         "apiVersion": API_VERSION,
         "kind": kind,
@@ -68,7 +68,7 @@ pub(super) async fn store(object: &StoreObject, now: Timestamp) -> Item {
         sampled_at: depth.map(|_| Time(now)),
         observed_generation: Some(object.facts.generation),
     };
-    item("MessageStore", &object.facts, json!(status))
+    item("MessageStore", &object.facts, &json!(status))
 }
 
 /// An IngressRoute that is reached at `address`.
@@ -88,7 +88,7 @@ pub(super) fn route(object: &RouteObject, address: &str, now: Timestamp) -> Item
         observed_generation: Some(object.facts.generation),
         ..IngressRouteStatus::default()
     };
-    item("IngressRoute", &object.facts, json!(status))
+    item("IngressRoute", &object.facts, &json!(status))
 }
 
 /// A ForwardingProcessor.
@@ -148,7 +148,7 @@ pub(super) async fn processor(object: &ProcessorObject, now: Timestamp) -> Item 
         observed_generation: Some(generation),
         ..ForwardingProcessorStatus::default()
     };
-    let mut item = item("ForwardingProcessor", &object.facts, json!(status));
+    let mut item = item("ForwardingProcessor", &object.facts, &json!(status));
     // For the column STORE of the table; the rest of the spec stays where it is.
     item.value["spec"] = json!({"storeRef": {"name": object.plan.source}});
     item

@@ -199,13 +199,15 @@ impl Worker {
         self.stop(&wish.what).await;
         match wish.what {
             What::Run(launch) => {
-                self.handled(wish.reactivate.clone(), &launch).await;
-                self.launch(launch).await;
+                if self.obeyed_annotation(wish.reactivate.clone(), &launch).await {
+                    self.launch(launch).await;
+                }
             }
             What::Suspend(source) => {
                 self.shows(Phase::Suspended);
-                self.purge(&source).await;
-                lock(&self.view).last_handled = wish.reactivate;
+                if self.purge(&source).await {
+                    lock(&self.view).last_handled = wish.reactivate;
+                }
             }
             What::Wait(missing) => self.shows(Phase::Waiting(missing)),
             What::Nothing | What::End(_) => {}
@@ -273,11 +275,11 @@ impl Worker {
         }
     }
 
-    /// Removes the record of a deactivation; tries until it is gone or something else is wished.
-    async fn purge(&mut self, source: &Arc<dyn MessageStore>) {
+    /// Removes the record of a deactivation; tries until it is gone (true) or something else is wished.
+    async fn purge(&mut self, source: &Arc<dyn MessageStore>) -> bool {
         loop {
             let error = match timeout(STORE_TIMEOUT, source.reactivate(&self.identity.dotted)).await {
-                Ok(Ok(())) => return,
+                Ok(Ok(())) => return true,
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no answer in {STORE_TIMEOUT:?}"),
             };
@@ -286,7 +288,7 @@ impl Worker {
                 () = sleep(PURGE_PAUSE) => {}
                 _ = self.wishes.changed() => {
                     self.wishes.mark_changed();
-                    return;
+                    return false;
                 }
             }
         }
@@ -295,20 +297,31 @@ impl Worker {
     /// A new value of the annotation, while it runs.
     async fn obey_annotation(&mut self, value: Option<String>) {
         let Some(running) = self.running.as_ref().filter(|_| self.is_new(value.as_ref())) else { return };
-        match reactivate(&running.handles).await {
+        let handles = running.handles.clone();
+        let result = tokio::select! {
+            result = reactivate(&handles) => result,
+            // A suspension does not wait for it; a wish that still has the annotation tries again.
+            _ = self.wishes.changed() => return self.wishes.mark_changed(),
+        };
+        match result {
             Ok(_) => lock(&self.view).last_handled = value,
             Err(error) => {
-                tracing::warn!(processor = %self.identity.slashed, %error, "can't reactivate; change the annotation again")
+                tracing::warn!(processor = %self.identity.slashed, %error, "can't reactivate; change the annotation again");
             }
         }
     }
 
     /// A new value of the annotation that came with another change: the record goes before the forwarder starts.
-    async fn handled(&mut self, value: Option<String>, launch: &Arc<Launch>) {
-        if self.is_new(value.as_ref()) {
-            self.purge(launch.source()).await;
+    /// False: something else is wished by now.
+    async fn obeyed_annotation(&mut self, value: Option<String>, launch: &Launch) -> bool {
+        if !self.is_new(value.as_ref()) {
+            return true;
+        }
+        let purged = self.purge(launch.source()).await;
+        if purged {
             lock(&self.view).last_handled = value;
         }
+        purged
     }
 
     fn is_new(&self, value: Option<&String>) -> bool {

@@ -3,7 +3,7 @@
 //! Inputs: a plan, the stores, the manifests' Secrets, the flags. Output: forwarders. Two launches that are the same
 //! need no restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::Uri;
 use tokio::sync::Mutex;
 
-use super::names::Assignment;
+use super::names::{Assignment, Which};
 use super::verdict::Missing;
 use crate::forwarder::{Forwarder, ForwarderHandle, ForwarderInput, HOLD_LIMIT, Options, target_for};
 use crate::plan::{
@@ -77,16 +77,17 @@ pub(super) struct Ingredients<'a> {
 impl Launch {
     /// Resolves every reference, or says which leads nowhere.
     pub(super) fn new(plan: ForwarderPlan, with: Ingredients<'_>) -> Result<Self, Missing> {
+        let Ingredients { stores, turn, values: manifests, services, hold_limit } = with;
         let url = match &plan.target {
-            TargetPlan::Http(http) => Some(with.services.url(&plan.object, &http.address)?),
+            TargetPlan::Http(http) => Some(services.url(&plan.object, &http.address)?),
             TargetPlan::Store(_) => None,
         };
         let mut values = BTreeMap::new();
         for key in keys(&plan) {
-            let value = with.values.get(&key).ok_or_else(|| missing_key(&key))?;
+            let value = manifests.get(&key).ok_or_else(|| missing_key(&key))?;
             values.insert(key, value);
         }
-        let source = with.stores.get(&plan.source).cloned().ok_or_else(|| Missing {
+        let source = stores.get(&plan.source).cloned().ok_or_else(|| Missing {
             reason: "NotFound",
             message: format!("there is no MessageStore `{}`; create it", plan.source),
         })?;
@@ -95,9 +96,9 @@ impl Launch {
             source,
             url,
             values: Values(values),
-            hold_limit: with.hold_limit.unwrap_or(HOLD_LIMIT),
-            turn: ordered.then_some(with.turn),
-            stores: with.stores,
+            hold_limit: hold_limit.unwrap_or(HOLD_LIMIT),
+            turn: ordered.then_some(turn),
+            stores,
             plan,
         })
     }
@@ -164,6 +165,26 @@ pub(super) struct Services {
 }
 
 impl Services {
+    /// A bare name must not mean Services of two namespaces; one that means none is worth a warning.
+    pub(super) fn check<'a>(&self, plans: impl Iterator<Item = &'a ForwarderPlan> + Clone) -> Result<(), String> {
+        for assignment in &self.named {
+            let named = plans.clone().filter_map(|plan| match &plan.target {
+                TargetPlan::Http(http) => match &http.address {
+                    TargetAddress::Service { name, .. } => Some((plan.object.namespace.as_str(), name.as_str())),
+                    TargetAddress::Url(_) => None,
+                },
+                TargetPlan::Store(_) => None,
+            });
+            let different: BTreeSet<_> = named.collect();
+            match assignment.name.find(different) {
+                Ok(_) => {}
+                Err(which @ Which::Several { .. }) => return Err(format!("--service: the service {which}")),
+                Err(Which::None(name)) => tracing::warn!("--service {name}: no ForwardingProcessor names this service"),
+            }
+        }
+        Ok(())
+    }
+
     fn url(&self, object: &ObjectName, address: &TargetAddress) -> Result<String, Missing> {
         let (name, path) = match address {
             TargetAddress::Url(url) => return Ok(url.clone()),

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stores::Key;
 use crate::core::retry::Backoff;
-use crate::ingress::{Drain, Drained, RouteCounters, RouteError, RouteInput, RouteTable, Server};
+use crate::ingress::{Drain, Drained, RouteCounters, RouteInput, RouteTable, Server};
 use crate::plan::{IngressPlan, StorePlan};
 use crate::store::MessageStore;
 use crate::store::publisher::{Link, Publisher};
@@ -165,7 +165,7 @@ pub(super) fn tables(
     routes: impl IntoIterator<Item = (Key, Route)>,
     own: &[Key],
     metrics: &Metrics,
-) -> Result<Tables, RouteError> {
+) -> Result<Tables, String> {
     let mut shared = Vec::new();
     let mut apart: BTreeMap<Key, Vec<RouteInput>> = own.iter().map(|key| (key.clone(), Vec::new())).collect();
     for (key, route) in routes {
@@ -177,8 +177,9 @@ pub(super) fn tables(
         };
         apart.get_mut(&key).unwrap_or(&mut shared).push(input);
     }
-    let own = apart.into_iter().map(|(key, inputs)| Ok((key, RouteTable::compile(inputs)?)));
-    Ok(Tables { shared: RouteTable::compile(shared)?, own: own.collect::<Result<_, _>>()? })
+    let compile = |inputs| RouteTable::compile(inputs).map_err(|error| error.to_string());
+    let own = apart.into_iter().map(|(key, inputs)| Ok((key, compile(inputs)?)));
+    Ok(Tables { shared: compile(shared)?, own: own.collect::<Result<_, String>>()? })
 }
 
 /// A publisher for each store that a rule names: the store, then its chain of failover stores.

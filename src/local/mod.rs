@@ -28,6 +28,7 @@ mod standing;
 mod stores;
 pub mod supervisor;
 pub mod table;
+mod unusable;
 mod verdict;
 pub mod watch;
 
@@ -43,8 +44,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use failure::{RunError, report_panics};
 
+use crate::core::duration;
 use crate::plan::compile::Environment;
-use crate::plan::duration;
 use crate::plan::load::{self, Manifests};
 use crate::plan::world::Named;
 use crate::shutdown;
@@ -117,7 +118,7 @@ pub async fn run(options: Options) -> Result<Ended, RunError> {
             () = shutdown.cancelled() => break,
             () = edited(watcher.as_mut()) => run.reload(),
             () = failure::panicked() => if run.has_lost_a_part() {
-                run.supervisor.drain(Duration::ZERO).await;
+                run.supervisor.close();
                 return Err(RunError::Bug);
             },
         }
@@ -163,14 +164,16 @@ impl Run {
         let apart: Vec<Key> = own.keys().cloned().collect();
         let desired = Desired::of(&manifests, options.embedded, &apart).map_err(RunError::Manifests)?;
         let broker = Broker::open(&options.data).map_err(RunError::Data)?;
-        let bound = Bound::new(options.listen, &own).map_err(RunError::listen)?;
+        let bound = Bound::new(options.listen, &own).map_err(|error| RunError::listen(&error))?;
         let listen = bound.address();
         let listener = TcpListener::bind(options.admin).await;
-        let listener = listeners::bind(options.admin, "--admin", |_| listener).map_err(RunError::listen)?;
+        let listener =
+            listeners::bind(options.admin, "--admin", |_| listener).map_err(|error| RunError::listen(&error))?;
         let admin = listener.local_addr().map_err(RunError::Signals)?;
         let sink = start_sink(options.sink).await?;
         let sink_address = sink.as_ref().map(RunningSink::address);
         let services = Services { named: options.services.clone(), sink: sink_address };
+        services.check(desired.processors.values().map(|wanted| &wanted.plan)).map_err(RunError::Usage)?;
         let supervisor = Arc::new(Supervisor::new(Stores::new(broker), services, options.hold_limit));
         supervisor.start(desired, bound, options.grace).map_err(RunError::NotStarted)?;
         let stop_admin = CancellationToken::new();
@@ -224,11 +227,15 @@ impl Run {
         });
         match result {
             Ok(()) => {
-                edited.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                for warning in &edited.warnings {
+                    tracing::warn!("{warning}");
+                }
                 self.manifests = edited;
             }
             Err(lines) => {
-                lines.iter().for_each(|line| tracing::error!("not taken over: {line}"));
+                for line in lines {
+                    tracing::error!("not taken over: {line}");
+                }
                 tracing::error!("the edited manifests are not taken over; everything goes on as before");
             }
         }
@@ -257,7 +264,10 @@ fn own_listeners(
     for flag in flags.iter().filter(|_| manifests.is_valid()) {
         let routes = manifests.routes.iter();
         let names = routes.map(|loaded| (Named::namespace(&loaded.object), Named::name(&loaded.object)));
-        let found = flag.name.find(names).map_err(|which| RunError::Usage(format!("--route: IngressRoute {which}")))?;
+        let found = flag
+            .name
+            .find(names)
+            .map_err(|which| RunError::Usage(format!("--route: IngressRoute {which}; correct the name")))?;
         own.insert((found.0.to_owned(), found.1.to_owned()), flag.value);
     }
     Ok(own)

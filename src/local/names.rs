@@ -3,8 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use http::Uri;
+
+use crate::core::duration::{self, InvalidDuration};
 
 /// A name as a user types it: `NAME`, or `NAMESPACE/NAME` where it is ambiguous.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +113,11 @@ pub fn address(text: &str) -> Result<SocketAddr, InvalidFlag> {
         Some(port) => Ok(SocketAddr::from(([127, 0, 0, 1], port.parse().map_err(|_| invalid())?))),
         None => text.parse().map_err(|_| invalid()),
     }
+}
+
+/// `250ms`, `3s`, `1m30s`, `24h`.
+pub fn duration(text: &str) -> Result<Duration, InvalidDuration> {
+    duration::parse(text)
 }
 
 /// `http://HOST[:PORT][/PATH]`, or https; no user info, no query.

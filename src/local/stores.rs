@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::launch::Turn;
+use super::unusable::Unusable;
 use crate::plan::{BrokerConnection, BrokerPlan, StorePlan};
 use crate::store::embedded::Broker;
 use crate::store::{MessageStore, StoreError};
@@ -14,11 +15,14 @@ use crate::store::{MessageStore, StoreError};
 /// Namespace and name of an object.
 pub(super) type Key = (String, String);
 
+/// A store, and the plan that it was declared by.
+type Declared = (StorePlan, Arc<dyn MessageStore>);
+
 /// The stores that are declared, by namespace and name. The default dead letter queue of a store is one of them.
 #[derive(Debug)]
 pub(super) struct Stores {
     broker: Broker,
-    declared: Mutex<BTreeMap<Key, (StorePlan, Arc<dyn MessageStore>)>>,
+    declared: Mutex<BTreeMap<Key, Declared>>,
     turns: Mutex<HashMap<(String, String), Turn>>,
 }
 
@@ -36,7 +40,11 @@ impl Stores {
         {
             return Ok(store.clone());
         }
-        let store = self.broker.store(&virtual_host(namespace, &plan.broker), &plan.name, &plan.topology)?;
+        let store = match self.broker.store(&virtual_host(namespace, &plan.broker), &plan.name, &plan.topology) {
+            // The other objects are none the worse for it, and the status says what to do.
+            Err(error @ StoreError::Mismatch(_)) => Arc::new(Unusable::new(&plan.name, error)),
+            declared => declared?,
+        };
         declared.insert(key, (plan.clone(), store.clone()));
         Ok(store)
     }

@@ -60,7 +60,7 @@ pub(super) struct Reactivated {
 pub(super) enum ReactivateError {
     #[error(transparent)]
     Name(#[from] InvalidFlag),
-    #[error("ForwardingProcessor {0}")]
+    #[error("ForwardingProcessor {0}; `stagepost status` lists all")]
     Which(#[from] Which),
     #[error("{0} is suspended; set spec.suspend to false, which ends a deactivation as well")]
     Suspended(String),
@@ -155,7 +155,7 @@ impl Supervisor {
             Ok(tables) if failed.is_empty() => Ok(Change { objects, wishes, tables }),
             Ok(_) => Err(failed),
             Err(error) => {
-                failed.push(error.to_string());
+                failed.push(error);
                 Err(failed)
             }
         }
@@ -189,17 +189,12 @@ impl Supervisor {
         };
         let wish = Wish { what, reactivate: wanted.reactivate };
         let metrics = self.metrics.processor(&facts.slashed());
-        let keeper = match before {
-            Some(before) => before.keeper.clone(),
-            None => {
-                let identity = Identity {
-                    slashed: facts.slashed(),
-                    dotted: format!("{}.{}", key.0, key.1),
-                    metrics: metrics.clone(),
-                };
-                Arc::new(Keeper::new(identity, wish.reactivate.clone()))
-            }
-        };
+        let keeper = before.map(|before| before.keeper.clone());
+        let keeper = keeper.unwrap_or_else(|| {
+            let identity =
+                Identity { slashed: facts.slashed(), dotted: format!("{}.{}", key.0, key.1), metrics: metrics.clone() };
+            Arc::new(Keeper::new(identity, wish.reactivate.clone()))
+        });
         let dead_letters = plan.dead_letters.as_deref().and_then(find);
         Ok((ProcessorObject { facts, plan, stores, source, dead_letters, metrics, keeper }, wish))
     }
@@ -210,7 +205,10 @@ impl Supervisor {
         for (key, object) in before.processors.iter().filter(|(key, _)| !objects.processors.contains_key(*key)) {
             object.keeper.wish(Wish { what: What::End(Instant::now() + LONGEST_ATTEMPT), reactivate: None });
             tracing::info!(processor = %object.facts.slashed(), "removed; its queue is kept");
-            self.leaving.lock().unwrap_or_else(PoisonError::into_inner).push(object.keeper.clone());
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.retain(|keeper| !keeper.has_ended());
+            leaving.push(object.keeper.clone());
+            drop(leaving);
             self.forget("processor", "ForwardingProcessor", key);
         }
         wishes.sort_by_key(|(_, wish)| !matches!(wish.what, What::Suspend(_)));
@@ -339,6 +337,12 @@ impl Supervisor {
     pub(super) fn has_lost_a_part(&self) -> bool {
         let lost_listener = self.listeners.get().is_some_and(Listeners::has_ended);
         lost_listener || self.objects.load().processors.values().any(|object| object.keeper.has_ended())
+    }
+
+    /// Gives up: what is stored is stored, the rest is made again.
+    pub(super) fn close(&self) {
+        self.ready.store(false, Ordering::Release);
+        self.stores.close();
     }
 
     /// Ends everything in the order in which messages flow: callers, processors, stores. Answers whether all that was

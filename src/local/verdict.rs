@@ -50,11 +50,10 @@ impl Verdict {
         let mut worst = (Some(true), "Connected", String::new());
         for (store, connection) in stores {
             match connection {
-                Connection::Up | Connection::Down(StoreError::Mismatch(_)) => {}
                 Connection::Connecting if worst.0 == Some(true) => {
                     worst = (None, "Connecting", format!("store `{store}` is connecting"));
                 }
-                Connection::Connecting => {}
+                Connection::Up | Connection::Connecting | Connection::Down(StoreError::Mismatch(_)) => {}
                 Connection::Down(error) => worst = (Some(false), down(&error), format!("store `{store}`: {error}")),
             }
         }

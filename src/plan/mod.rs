@@ -28,7 +28,6 @@ use sha2::{Digest, Sha256};
 
 use crate::core::breaker::BreakerPolicy;
 use crate::core::decision::Policy;
-pub use crate::core::duration;
 use crate::core::duration::millis;
 use crate::core::rate::RateLimit;
 use crate::core::topology::Topology;
