@@ -151,7 +151,9 @@ fn exceeds(body: &Incoming, limit: usize) -> bool {
 async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, &'static str> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while !body.is_end_stream()
+        && let Some(frame) = body.frame().await
+    {
         let Ok(data) = frame.map_err(|_| "cut off")?.into_data() else { continue };
         if first.len() + all.len() + data.len() > limit {
             return Err("larger than the limit");
@@ -172,7 +174,9 @@ async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, &'static str
 
 async fn skip(mut body: Incoming, limit: usize) -> bool {
     let mut left = limit;
-    while let Some(frame) = body.frame().await {
+    while !body.is_end_stream()
+        && let Some(frame) = body.frame().await
+    {
         let Ok(frame) = frame else { return false };
         match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(rest) => left = rest,
@@ -200,8 +204,11 @@ impl Driver {
     async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| {
-            // What the connection has read is there at once; what `work` asked for by that is read in the next round,
-            // to which its wake-up leads.
+            self.advance(cx);
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            // `work` may have asked for more of the body, which may have come with the head: no need to be woken for it.
             self.advance(cx);
             work.as_mut().poll(cx)
         })
