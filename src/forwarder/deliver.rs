@@ -1,6 +1,7 @@
 //! One message through a session: prepare, attempt, decide, and carry the decision out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -16,8 +17,6 @@ use crate::core::ordering::Sequence;
 use crate::core::outcome::Outcome;
 use crate::expression::Content;
 use crate::target::Answer;
-
-use std::time::Duration;
 
 /// What stands between a message and its attempt.
 enum Preparation {
@@ -75,7 +74,7 @@ impl Session<'_> {
         let processor = &self.processor;
         let request =
             processor.requests.build(&processor.expressions, message, &content, number, held.delivery.redelivered);
-        held.content = Some(content);
+        held.content = Some(Ok(content));
         let request = match request {
             Ok(request) => request,
             Err(error) => {
@@ -99,12 +98,12 @@ impl Session<'_> {
     /// The message's content after the transform, which runs once.
     fn prepare(&mut self, delivery: Sequence) -> Preparation {
         let Some(held) = self.held.get_mut(&delivery) else { return Preparation::Filtered };
-        if let Some(content) = held.content.take() {
-            return Preparation::Ready(content);
+        match held.content.take() {
+            Some(Ok(content)) => return Preparation::Ready(content),
+            Some(Err(error)) => return Preparation::Failed(error),
+            None => {}
         }
-        let expressions = &self.processor.expressions;
-        let message = &held.delivery.message;
-        match expressions.lane(message, delivery).and_then(|_| expressions.content(message)) {
+        match self.processor.expressions.content(&held.delivery.message) {
             Ok(Some(content)) => Preparation::Ready(content),
             Ok(None) => Preparation::Filtered,
             Err(error) => Preparation::Failed(error),

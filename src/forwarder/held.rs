@@ -27,8 +27,8 @@ pub(super) struct Held {
     pub(super) taken: Duration,
     /// The deactivation record must be read before an attempt starts.
     pub(super) unchecked: bool,
-    /// The result of the transform, made before the first attempt.
-    pub(super) content: Option<Content>,
+    /// The result of the transform, made before the first attempt; or why there is none, as text.
+    pub(super) content: Option<Result<Content, String>>,
     pub(super) history: History,
 }
 
@@ -148,10 +148,10 @@ impl Memory {
         Some(found)
     }
 
-    /// Forgets all: after a reactivation everything starts at attempt 1.
-    pub(super) fn clear(&mut self) {
-        self.known.clear();
-        self.order.clear();
+    /// Forgets all failures: after a reactivation everything starts at attempt 1. What was delivered stays known.
+    pub(super) fn forget_failures(&mut self) {
+        self.known.retain(|_, (history, _)| history.phase == Phase::Settled);
+        self.order.retain(|id| self.known.contains_key(id));
     }
 }
 

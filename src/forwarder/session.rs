@@ -244,14 +244,17 @@ impl<'a> Session<'a> {
         let sequence = self.state.taken;
         let message = &delivery.message;
         let (history, not_before) = self.state.memory.recall(&message.id).unwrap_or_default();
-        // A key that can't be evaluated shows again, and is answered, when the message's turn comes.
-        let lane = self.processor.expressions.lane(message, sequence).unwrap_or(Lane::Keyless);
+        // A message whose key can't be evaluated is given up when its turn comes.
+        let (lane, content) = match self.processor.expressions.lane(message, sequence) {
+            Ok(lane) => (lane, None),
+            Err(error) => (Lane::Keyless, Some(Err(error))),
+        };
         tracing::debug!(processor = %self.processor.name, message_id = %message.id, redelivered = delivery.redelivered, "taken");
         let held = Held {
             weight: message.weight(),
             taken: now,
             unchecked: delivery.redelivered && self.processor.check_record_every.is_some(),
-            content: None,
+            content,
             history,
             delivery,
         };
@@ -404,12 +407,11 @@ impl<'a> Session<'a> {
             }
             self.processor.shared.metrics.returned.inc_by(left.len() as u64);
         }
+        for (sequence, held) in left {
+            self.remember(sequence, held);
+        }
         if matches!(why, End::Deactivated(_)) {
-            self.state.memory.clear();
-        } else {
-            for (sequence, held) in left {
-                self.remember(sequence, held);
-            }
+            self.state.memory.forget_failures();
         }
         self.processor.shared.holds(0, None);
         self.processor.shared.hindered(None);

@@ -69,7 +69,7 @@ impl Worker {
         if let Some(record) = &self.state.unrecorded {
             self.processor.store_record(record).await?;
             self.state.unrecorded = None;
-            self.state.memory.clear();
+            self.state.memory.forget_failures();
         }
         self.processor.read_record().await
     }
@@ -145,11 +145,10 @@ impl Worker {
             let Some(ended) = self.session(window, Some(round)).await else { return };
             left = left.saturating_sub(ended.settled);
             match ended.why {
-                // Returned in the middle of the batch, and taken again in the same.
-                End::HoldLimit | End::Window => {}
                 // Fewer than were counted: someone else took them.
                 End::BatchDone if ended.settled < round => return,
-                End::BatchDone => {}
+                // What was returned in the middle of a batch is taken again in the same.
+                End::BatchDone | End::HoldLimit | End::Window => {}
                 why @ (End::Stop | End::Lost(_) | End::Deactivated(_)) => return self.after(why).await,
             }
         }
@@ -187,7 +186,7 @@ impl Worker {
     }
 
     fn reactivated(&mut self) {
-        self.state.memory.clear();
+        self.state.memory.forget_failures();
         self.processor.shared.reactivated();
         tracing::info!(processor = %self.processor.name, "reactivated: delivery starts again at attempt 1");
     }

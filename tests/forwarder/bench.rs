@@ -15,9 +15,10 @@ use stagepost::plan::{
     TargetAddress, TargetPlan,
 };
 use stagepost::store::MessageStore;
+use stagepost::target::Target;
 use stagepost::telemetry::metrics::Metrics;
 
-use super::store::MemoryStore;
+use super::store::{Event, MemoryStore};
 use super::target::ScriptedTarget;
 
 pub(crate) fn seconds(seconds: u64) -> Duration {
@@ -87,10 +88,13 @@ pub(crate) fn every_two_seconds() -> SchedulePlan {
     SchedulePlan::Cron { expression: "0/2 * * * * ?".into(), time_zone: "UTC".into() }
 }
 
-/// A message as the ingress stores it; the body is its id.
+/// A message as the ingress stores it; the body is its id, and `x-key` what stands before a colon in it.
 pub(crate) fn message(id: impl ToString) -> Message {
     let id = id.to_string();
-    let mut message = Message::new(MessageId::new(id.clone()), id);
+    let mut message = Message::new(MessageId::new(id.clone()), id.clone());
+    if let Some((key, _)) = id.split_once(':') {
+        message.headers.insert("x-key", key.parse().unwrap());
+    }
     message.origin = Some(Origin {
         method: http::Method::PUT,
         path: "/healthcare/appointment".into(),
@@ -131,7 +135,18 @@ impl Bench {
         }
     }
 
+    /// What happened at the source, the dead letter store and the target, in order.
+    pub(crate) fn timeline(&self) -> Vec<(u64, Event)> {
+        let mut all = [self.source.timeline(), self.dlc.timeline(), self.target.timeline()].concat();
+        all.sort_by_key(|(moment, _)| *moment);
+        all
+    }
+
     pub(crate) fn start(&self) -> ForwarderHandle {
+        self.start_with(Arc::clone(&self.target) as _)
+    }
+
+    pub(crate) fn start_with(&self, target: Arc<dyn Target>) -> ForwarderHandle {
         let store = |store: &MemoryStore| Arc::new(store.clone()) as Arc<dyn MessageStore>;
         let stores = [("source", &self.source), ("dlc", &self.dlc), ("answers", &self.answers)];
         let began = tokio::time::Instant::now();
@@ -140,7 +155,7 @@ impl Bench {
         Forwarder::start(ForwarderInput {
             plan: self.plan.clone(),
             stores: stores.into_iter().map(|(name, of)| (name.to_owned(), store(of))).collect(),
-            target: Arc::clone(&self.target) as _,
+            target,
             metrics: self.metrics.processor("shop/settle"),
             options: Options { clock, hold_limit: self.hold_limit, check_record_every: self.check_record_every },
         })

@@ -4,6 +4,11 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod bench;
+mod contents;
 mod delivery;
+mod ordering;
+mod pacing;
+mod polling;
+mod random;
 mod store;
 mod target;

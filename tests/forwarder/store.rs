@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use stagepost::core::deactivation::Deactivation;
@@ -41,7 +42,9 @@ struct Inner {
     consume_error: Option<StoreError>,
     record_error: Option<StoreError>,
     record: Option<Deactivation>,
-    log: Vec<Event>,
+    log: Vec<(u64, Event)>,
+    polls: u32,
+    pretended_depth: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -60,6 +63,20 @@ pub(crate) enum Event {
     Returned(usize),
     Attached(u16),
     RecordStored,
+    /// At the target.
+    Succeeded(String),
+}
+
+/// Orders the events of stores and targets of one test.
+pub(crate) fn moment() -> u64 {
+    static MOMENT: AtomicU64 = AtomicU64::new(0);
+    MOMENT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Inner {
+    fn note(&mut self, event: Event) {
+        self.log.push((moment(), event));
+    }
 }
 
 impl MemoryStore {
@@ -79,10 +96,14 @@ impl Core {
     }
 
     pub(crate) fn put(&self, message: Message) {
+        self.add(message, false);
+    }
+
+    fn add(&self, message: Message, redelivered: bool) {
         let mut inner = self.inner();
         let place = inner.next_place;
         inner.next_place += 1;
-        inner.queue.insert(place, Waiting { message: Arc::new(message), redelivered: false, holder: None });
+        inner.queue.insert(place, Waiting { message: Arc::new(message), redelivered, holder: None });
         drop(inner);
         self.stored.notify_waiters();
     }
@@ -97,7 +118,25 @@ impl Core {
     }
 
     pub(crate) fn log(&self) -> Vec<Event> {
+        self.timeline().into_iter().map(|(_, event)| event).collect()
+    }
+
+    pub(crate) fn timeline(&self) -> Vec<(u64, Event)> {
         self.inner().log.clone()
+    }
+
+    /// How often a consumer was asked for a message.
+    pub(crate) fn polls(&self) -> u32 {
+        self.inner().polls
+    }
+
+    /// The depth says so many, whatever is there.
+    pub(crate) fn pretend_depth(&self, depth: Option<u64>) {
+        self.inner().pretended_depth = depth;
+    }
+
+    pub(crate) fn put_redelivered(&self, message: Message) {
+        self.add(message, true);
     }
 
     pub(crate) fn acked(&self) -> Vec<String> {
@@ -160,7 +199,7 @@ impl Core {
         let delivery =
             Delivery { tag: Tag(*place), message: Arc::clone(&waiting.message), redelivered: waiting.redelivered };
         let event = Event::Taken(delivery.message.id.to_string());
-        inner.log.push(event);
+        inner.note(event);
         Some(Ok(delivery))
     }
 }
@@ -171,7 +210,7 @@ impl MessageStore for MemoryStore {
             if let Some(error) = self.inner().publish_error.clone() {
                 return Err(error);
             }
-            self.inner().log.push(Event::Published(message.id.to_string()));
+            self.inner().note(Event::Published(message.id.to_string()));
             self.put(Message::clone(&message));
             Ok(())
         })
@@ -181,6 +220,7 @@ impl MessageStore for MemoryStore {
         Box::pin(async move {
             let inner = self.inner();
             let ready = inner.queue.values().filter(|waiting| waiting.holder.is_none()).count() as u64;
+            let ready = inner.pretended_depth.unwrap_or(ready);
             Ok(Depth { ready, consumers: inner.attached })
         })
     }
@@ -193,7 +233,7 @@ impl MessageStore for MemoryStore {
             }
             inner.attached += 1;
             inner.most_attached = inner.most_attached.max(inner.attached);
-            inner.log.push(Event::Attached(prefetch));
+            inner.note(Event::Attached(prefetch));
             inner.next_consumer += 1;
             let consumer = MemoryConsumer {
                 store: self.clone(),
@@ -216,7 +256,7 @@ impl MessageStore for MemoryStore {
                 return Err(error);
             }
             inner.record.get_or_insert_with(|| record.clone());
-            inner.log.push(Event::RecordStored);
+            inner.note(Event::RecordStored);
             Ok(())
         })
     }
@@ -247,6 +287,7 @@ struct MemoryConsumer {
 
 impl Consumer for MemoryConsumer {
     fn next(&mut self) -> BoxFuture<'_, Result<Delivery, StoreError>> {
+        self.store.inner().polls += 1;
         Box::pin(async move {
             loop {
                 let store = self.store.clone();
@@ -267,7 +308,7 @@ impl Consumer for MemoryConsumer {
         for tag in tags {
             let waiting = inner.queue.remove(&tag.0).expect("acknowledged twice");
             assert_eq!(waiting.holder, Some(self.id), "acknowledged what another holds");
-            inner.log.push(Event::Acked(waiting.message.id.to_string()));
+            inner.note(Event::Acked(waiting.message.id.to_string()));
         }
         Ok(())
     }
@@ -293,7 +334,7 @@ impl Drop for MemoryConsumer {
             returned += 1;
         }
         inner.attached -= 1;
-        inner.log.push(Event::Returned(returned));
+        inner.note(Event::Returned(returned));
         drop(inner);
         self.store.stored.notify_waiters();
     }

@@ -12,6 +12,8 @@ use stagepost::store::BoxFuture;
 use stagepost::target::{Answer, AnswerBody, Attempt, Target};
 use tokio::time::Instant;
 
+use super::store::{Event, moment};
+
 /// One attempt, as the target saw it.
 #[derive(Debug, Clone)]
 pub(crate) struct Hit {
@@ -36,6 +38,7 @@ pub(crate) struct ScriptedTarget {
     running: Mutex<Vec<Arc<Message>>>,
     most_running: Mutex<usize>,
     answer: Bytes,
+    succeeded: Mutex<Vec<(u64, Event)>>,
 }
 
 impl ScriptedTarget {
@@ -47,6 +50,7 @@ impl ScriptedTarget {
             running: Mutex::default(),
             most_running: Mutex::default(),
             answer: Bytes::from_static(b"settled"),
+            succeeded: Mutex::default(),
         })
     }
 
@@ -66,6 +70,16 @@ impl ScriptedTarget {
     /// `id:attempt` of every hit.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.hits().iter().map(|hit| format!("{}:{}", hit.id, hit.attempt)).collect()
+    }
+
+    /// What was answered with success, in order.
+    pub(crate) fn timeline(&self) -> Vec<(u64, Event)> {
+        self.succeeded.lock().unwrap().clone()
+    }
+
+    pub(crate) fn succeeded(&self) -> Vec<String> {
+        let id = |(_, event)| if let Event::Succeeded(id) = event { id } else { unreachable!() };
+        self.timeline().into_iter().map(id).collect()
     }
 
     pub(crate) fn most_running(&self) -> usize {
@@ -128,6 +142,9 @@ impl Target for ScriptedTarget {
             self.hits.lock().unwrap().push(hit.clone());
             let (after, outcome) = (self.script)(&hit);
             tokio::time::sleep(after).await;
+            if outcome.status().is_some_and(|status| status / 100 == 2) {
+                self.succeeded.lock().unwrap().push((moment(), Event::Succeeded(hit.id)));
+            }
             Answer { outcome, body: AnswerBody::Complete(self.answer.clone()), repeated: false, elapsed: after }
         })
     }
