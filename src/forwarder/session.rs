@@ -153,8 +153,11 @@ impl<'a> Session<'a> {
     /// Works until the session ends and everything is settled or returned.
     pub(super) async fn run(mut self, orders: &mut Orders) -> Ended {
         loop {
+            // First what was settled: if that fails, the consumer is gone, and nothing may start.
+            self.acknowledge();
             self.watch_limits();
             self.dispatch();
+            // What needed no attempt.
             self.acknowledge();
             self.show();
             if (self.ending.is_some() && self.work.is_empty()) || grace_is_over(orders) {
@@ -170,7 +173,9 @@ impl<'a> Session<'a> {
                 },
                 Some(done) = self.work.next() => self.done(done),
                 () = sleep_until(wake) => {}
-                taken = next_of(&mut self.consumer), if self.takes() => match taken {
+                // The store bounds what it hands out. Asked also when nothing more may come: so a consumer that is
+                // gone is seen at once, not at the next acknowledgement.
+                taken = next_of(&mut self.consumer), if self.ending.is_none() => match taken {
                     Ok(delivery) => self.took(delivery),
                     Err(error) => self.lost(error),
                 },
@@ -225,11 +230,6 @@ impl<'a> Session<'a> {
             self.next_check = None;
             self.work.push(work::check(&self.processor, None));
         }
-    }
-
-    fn takes(&self) -> bool {
-        let window = self.held.len() < self.window && self.bytes <= MAX_HELD_BYTES;
-        self.ending.is_none() && window && self.batch != Some(0)
     }
 
     fn took(&mut self, delivery: Delivery) {

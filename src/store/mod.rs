@@ -74,9 +74,9 @@ pub trait Consumer: Send {
     /// crash before that delivers them once more. Tags of an earlier connection are refused and come again.
     fn ack(&mut self, tags: &[Tag]) -> Result<(), StoreError>;
 
-    /// Takes nothing more; what was handed out stays to be acknowledged. A store that sends ahead of [`next`](Self::next)
-    /// stops doing so; for one that doesn't there is nothing to do. Does not wait.
-    fn stop_taking(&mut self) {}
+    /// Takes nothing more; what was handed out stays to be acknowledged. Does not wait. From now on
+    /// [`next`](Self::next) hands out nothing, and ends only with the error that ends the consumer.
+    fn stop_taking(&mut self);
 
     /// Stops taking, and returns everything that is unsettled to its old place, all together. Acknowledgements
     /// given before are carried out first.

@@ -313,6 +313,10 @@ impl Consumer for MemoryConsumer {
         Ok(())
     }
 
+    fn stop_taking(&mut self) {
+        self.prefetch = 0;
+    }
+
     fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             drop(self);

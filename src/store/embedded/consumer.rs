@@ -78,6 +78,10 @@ impl Consumer for Attached {
         if known { Ok(()) } else { Err(StoreError::Stale) }
     }
 
+    fn stop_taking(&mut self) {
+        self.prefetch = 0;
+    }
+
     fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         // Acknowledged messages are out of `held` already, whether committed yet or not.
         drop(self);
