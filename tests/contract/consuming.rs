@@ -56,6 +56,19 @@ pub(crate) async fn what_was_acknowledged_before_a_give_back_does_not_come_again
     assert_eq!(drain(&*store).await, ["m000001", "m000003", "m000004"]);
 }
 
+pub(crate) async fn a_consumer_that_stopped_taking_settles_what_it_has_and_gets_no_more(subject: impl Subject) {
+    let store = subject.store("s", &plain("q")).await.unwrap();
+    publish_numbers(&*store, 0..6).await;
+    let mut consumer = store.consume(3).await.unwrap();
+    let taken = take(&mut consumer, 3).await;
+    consumer.stop_taking();
+    consumer.ack(&[taken[0].tag]).unwrap();
+    nothing_comes(&mut consumer).await;
+    consumer.ack(&[taken[1].tag]).unwrap();
+    consumer.give_back().await.unwrap();
+    assert_eq!(drain(&*store).await, ["m000002", "m000003", "m000004", "m000005"]);
+}
+
 pub(crate) async fn what_was_acknowledged_does_not_come_again_after_a_restart(subject: impl Subject) {
     let store = subject.store("s", &plain("q")).await.unwrap();
     publish_numbers(&*store, 0..5).await;

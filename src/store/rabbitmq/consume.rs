@@ -39,6 +39,8 @@ pub(super) struct RabbitConsumer {
     /// Everything up to this tag has been acknowledged.
     settled: u64,
     given_back: bool,
+    /// What comes after [`Consumer::stop_taking`] is not handed out; it goes back with the rest.
+    taking: bool,
     queue: String,
 }
 
@@ -83,6 +85,7 @@ pub(super) async fn attach(
         highest: 0,
         settled: 0,
         given_back: false,
+        taking: true,
         queue: queue.to_owned(),
     })
 }
@@ -127,13 +130,16 @@ impl RabbitConsumer {
 impl Consumer for RabbitConsumer {
     fn next(&mut self) -> BoxFuture<'_, Result<Delivery, StoreError>> {
         Box::pin(async move {
-            let delivery = match self.stream.next().await {
-                Some(Ok(delivery)) => delivery,
-                Some(Err(error)) => return Err(StoreError::NotConnected(error.to_string())),
-                None => {
-                    return Err(StoreError::NotFound(
-                        "the broker cancelled the consumer: the queue is gone".to_owned(),
-                    ));
+            let delivery = loop {
+                match self.stream.next().await {
+                    Some(Ok(delivery)) if self.taking => break delivery,
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(StoreError::NotConnected(error.to_string())),
+                    None => {
+                        return Err(StoreError::NotFound(
+                            "the broker cancelled the consumer: the queue is gone".to_owned(),
+                        ));
+                    }
                 }
             };
             let tag = delivery.delivery_tag;
@@ -163,6 +169,11 @@ impl Consumer for RabbitConsumer {
             self.queue_ack(Ack::UpTo(prefix))?;
         }
         tags.iter().filter(|Tag(tag)| *tag > prefix).try_for_each(|Tag(tag)| self.queue_ack(Ack::One(*tag)))
+    }
+
+    /// No `basic.cancel`: see the module. Acknowledgements let the broker send on; that is ignored, and goes back.
+    fn stop_taking(&mut self) {
+        self.taking = false;
     }
 
     fn give_back(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
