@@ -20,7 +20,7 @@ fn b11_requests_in_flight_at_sigterm_are_answered_and_what_was_answered_202_is_s
         })
         .collect();
     eventually("all are in flight", seconds(5), || {
-        (run.metric("stagepost_ingress_in_flight", &[]) as i64 == 16).then_some(())
+        (run.metric("stagepost_ingress_in_flight", &[]) == 16).then_some(())
     });
     run.signal_term();
     eventually("it is not ready any more", seconds(5), || {

@@ -7,13 +7,16 @@ use std::time::Duration;
 /// No answer takes longer.
 const TIMEOUT: Duration = Duration::from_secs(40);
 
+/// Names and raw values, in order.
+pub type Headers = Vec<(String, Vec<u8>)>;
+
 /// An answer as it came.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The status.
     pub status: u16,
     /// Lower-case names, raw values, in order.
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Headers,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -132,7 +135,7 @@ pub fn once(
 }
 
 /// The request or status line and the headers that follow it; `None` at a clean end.
-pub fn read_head(stream: &mut impl BufRead) -> io::Result<Option<(String, Vec<(String, Vec<u8>)>)>> {
+pub fn read_head(stream: &mut impl BufRead) -> io::Result<Option<(String, Headers)>> {
     let first = read_line(stream)?;
     if first.is_empty() {
         return Ok(None);

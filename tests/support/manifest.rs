@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// A MessageStore; `spec` is further YAML of its spec, with no indent.
+/// A `MessageStore`; `spec` is further YAML of its spec, with no indent.
 pub fn store(name: &str, spec: &str) -> String {
     object("MessageStore", name, &format!("broker:\n  secretRef: {{name: rabbitmq}}\n{}", or_queue(spec)))
 }
@@ -11,12 +11,12 @@ fn or_queue(spec: &str) -> &str {
     if spec.contains("queue:") || spec.contains("exchange:") { spec } else { "queue: {}" }
 }
 
-/// An IngressRoute with one rule: POST `path` into `store`.
+/// An `IngressRoute` with one rule: POST `path` into `store`.
 pub fn route(name: &str, path: &str, store: &str) -> String {
     object("IngressRoute", name, &format!("rules:\n- name: post\n  path: {path}\n  storeRef: {{name: {store}}}"))
 }
 
-/// A ForwardingProcessor from `store` to `url`; `spec` is further YAML of its spec.
+/// A `ForwardingProcessor` from `store` to `url`; `spec` is further YAML of its spec.
 pub fn processor(name: &str, store: &str, url: &str, spec: &str) -> String {
     object("ForwardingProcessor", name, &format!("storeRef: {{name: {store}}}\ntarget: {{url: \"{url}\"}}\n{spec}"))
 }

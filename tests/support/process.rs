@@ -253,7 +253,7 @@ impl Stagepost {
         item.map(|item| item["status"].clone()).unwrap_or_default()
     }
 
-    /// `status` of a ForwardingProcessor.
+    /// `status` of a `ForwardingProcessor`.
     #[track_caller]
     pub fn processor(&self, name: &str) -> Value {
         self.status("ForwardingProcessor", name)
@@ -292,14 +292,14 @@ impl Stagepost {
         self.await_status("MessageStore", store, within, |status| status["messages"] == count);
     }
 
-    /// The sum of a metric over all label sets that hold these labels (`name="value"`).
+    /// The sum of a counter or gauge over all label sets that hold these labels (`name="value"`).
     #[track_caller]
-    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+    pub fn metric(&self, name: &str, labels: &[&str]) -> i64 {
         let text = self.get("/metrics").text();
         text.lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
             .filter(|line| labels.iter().all(|label| line.contains(label)))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<i64>().ok())
             .sum()
     }
 
