@@ -11,6 +11,7 @@ mod scenarios {
     mod appointment_desk;
     mod deactivation;
     mod examples;
+    mod message_bus;
     mod payment_desk;
     mod polling;
     mod reliable_delivery;
