@@ -54,18 +54,31 @@ fn sources() -> Vec<Source> {
         }
     }
     files.sort();
-    let is_test_file =
-        |path: &Path| path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+    let only_for_tests: BTreeSet<PathBuf> = files.iter().flat_map(|path| test_files(path)).collect();
     files
         .into_iter()
+        .filter(|path| !only_for_tests.contains(path))
         .map(|path| path.strip_prefix(&root).unwrap().to_owned())
-        .filter(|path| !is_test_file(path))
         .map(|path| {
             let first = path.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(root.join(&path)).unwrap();
             Source { module: first.trim_end_matches(".rs").to_owned(), code: without_tests(&text), path }
         })
         .collect()
+}
+
+/// The files that a file declares behind `#[cfg(test)]`: `mod name;`.
+fn test_files(path: &Path) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let folder = match path.file_stem().unwrap().to_str().unwrap() {
+        "mod" | "lib" | "main" => path.parent().unwrap().to_owned(),
+        _ => path.with_extension(""),
+    };
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]").filter_map(|pair| {
+        pair[1].strip_prefix("pub(crate) ").unwrap_or(pair[1]).strip_prefix("mod ")?.strip_suffix(';')
+    });
+    declared.flat_map(|name| [folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")]).collect()
 }
 
 /// Cuts the items behind `#[cfg(test)]` off: a module up to the closing brace at its indent, else one line.
