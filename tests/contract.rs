@@ -1,6 +1,8 @@
 //! What every store must keep, as sentences. Each implementation runs exactly the same suite: implement
 //! [`subject::Subject`] for it, and name it in one more `suite!`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "contract/consuming.rs"]
 mod consuming;
 #[path = "contract/limits.rs"]

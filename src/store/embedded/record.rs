@@ -123,14 +123,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, BadRecord> {
         timestamp: head.timestamp.map(time).transpose()?,
         content_type: head.content_type.map(value).transpose()?,
         content_encoding: head.content_encoding.map(value).transpose()?,
-        origin: head.origin.map(origin).transpose()?,
+        origin: head.origin.as_ref().map(origin).transpose()?,
         headers: headers(&head.headers)?,
         body: Bytes::copy_from_slice(body),
         reply_to: head
             .reply_to
             .map(|(queue, deadline)| Ok(ReplyTo { queue: queue.to_owned(), deadline: time(deadline)? }))
             .transpose()?,
-        death: head.death.map(death).transpose()?,
+        death: head.death.as_ref().map(death).transpose()?,
     })
 }
 
@@ -151,7 +151,7 @@ fn headers(pairs: &[(&str, &[u8])]) -> Result<HeaderMap, BadRecord> {
     Ok(map)
 }
 
-fn origin(head: OriginHead<'_>) -> Result<Origin, BadRecord> {
+fn origin(head: &OriginHead<'_>) -> Result<Origin, BadRecord> {
     Ok(Origin {
         method: Method::from_bytes(head.method.as_bytes()).map_err(|error| BadRecord(error.to_string()))?,
         path: head.path.to_owned(),
@@ -160,7 +160,7 @@ fn origin(head: OriginHead<'_>) -> Result<Origin, BadRecord> {
     })
 }
 
-fn death(head: DeathHead<'_>) -> Result<Death, BadRecord> {
+fn death(head: &DeathHead<'_>) -> Result<Death, BadRecord> {
     Ok(Death {
         reason: head.reason.to_owned(),
         attempts: head.attempts,

@@ -178,13 +178,11 @@ impl Routes {
     pub(super) fn apply(&mut self, vhost_name: &str, changes: Changes, id: u32) {
         let vhost = self.vhost(vhost_name);
         if let Some(arguments) = changes.queue {
-            match vhost.queues.get(&arguments.name) {
-                Some(queue) => queue.set_arguments(arguments),
-                None => {
-                    let name = arguments.name.clone();
-                    let queue = Queue::new(id, arguments, Counts::default());
-                    vhost.queues.insert(name, Arc::new(queue));
-                }
+            if let Some(queue) = vhost.queues.get(&arguments.name) {
+                queue.set_arguments(arguments);
+            } else {
+                let name = arguments.name.clone();
+                vhost.queues.insert(name, Arc::new(Queue::new(id, arguments, Counts::default())));
             }
         }
         if let Some(exchange) = changes.exchange {

@@ -93,12 +93,11 @@ pub(super) fn prepare(
             effect.counts.bytes = effect.counts.bytes.saturating_sub(ack.bytes);
         }
         for publish in publishes {
-            let answer = match effects.refusal(publish) {
-                Some(refusal) => Err(refusal),
-                None => {
-                    insert(&mut messages, &mut effects, publish)?;
-                    Ok(())
-                }
+            let answer = if let Some(refusal) = effects.refusal(publish) {
+                Err(refusal)
+            } else {
+                insert(&mut messages, &mut effects, publish)?;
+                Ok(())
             };
             effects.answers.push(answer);
         }

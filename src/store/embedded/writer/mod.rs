@@ -178,7 +178,7 @@ impl Writer {
             if let Commit::Failed(error) = self.commit(&first, &[], &[]) {
                 self.unsettled = first;
                 self.unsettled.append(&mut acks);
-                return self.failed(error, publishes, marks);
+                return self.failed(&error, publishes, marks);
             }
         }
         if acks.is_empty() && publishes.is_empty() && marks.is_empty() {
@@ -188,7 +188,7 @@ impl Writer {
             Commit::Done(answers) => answer(publishes, answers),
             Commit::Failed(error) => {
                 self.unsettled = acks;
-                self.failed(error, publishes, marks);
+                self.failed(&error, publishes, marks);
             }
         }
     }
@@ -242,8 +242,8 @@ impl Writer {
     }
 
     /// A commit failed, and the file was opened again: nothing of it is stored.
-    fn failed(&mut self, error: redb::Error, publishes: Vec<Publish>, marks: &[Arc<Queue>]) {
-        self.note(&error);
+    fn failed(&mut self, error: &redb::Error, publishes: Vec<Publish>, marks: &[Arc<Queue>]) {
+        self.note(error);
         if matches!(self.trouble, Trouble::Full { .. }) {
             // The acknowledgements at once, with the room that the spare file left.
             let acks = std::mem::take(&mut self.unsettled);
