@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -38,9 +38,9 @@ pub(super) struct RabbitConsumer {
     highest: u64,
     /// Everything up to this tag has been acknowledged.
     settled: u64,
+    /// After [`Consumer::stop_taking`]: what still comes is not handed out, and goes back with the rest.
+    stopped: bool,
     given_back: bool,
-    /// What comes after [`Consumer::stop_taking`] is not handed out; it goes back with the rest.
-    taking: bool,
     queue: String,
 }
 
@@ -48,6 +48,8 @@ pub(super) struct RabbitConsumer {
 enum Ack {
     One(u64),
     UpTo(u64),
+    /// Takes nothing more. In order with the acknowledgements: one that came first would make room for more.
+    Cancel(ShortString),
     Flush(oneshot::Sender<()>),
 }
 
@@ -73,8 +75,8 @@ pub(super) async fn attach(
         FieldTable::default(),
     );
     let stream = rpc(&epoch, consume).await?;
-    // Each unsettled delivery is acknowledged once; one more place is for the flush.
-    let (acks, commands) = mpsc::channel(usize::from(prefetch.max(1)) * 2 + 1);
+    // Each unsettled delivery is acknowledged once; the rest is for the cancel and the flush.
+    let (acks, commands) = mpsc::channel(usize::from(prefetch.max(1)) * 2 + 2);
     tokio::spawn(acknowledge(epoch.clone(), channel.clone(), commands));
     Ok(RabbitConsumer {
         epoch,
@@ -84,8 +86,8 @@ pub(super) async fn attach(
         unsettled: BTreeSet::new(),
         highest: 0,
         settled: 0,
+        stopped: false,
         given_back: false,
-        taking: true,
         queue: queue.to_owned(),
     })
 }
@@ -107,6 +109,13 @@ async fn acknowledge(epoch: Arc<Epoch>, channel: Channel, mut commands: mpsc::Re
         let (tag, multiple) = match command {
             Ack::One(tag) => (tag, false),
             Ack::UpTo(tag) => (tag, true),
+            Ack::Cancel(consumer) => {
+                if rpc(&epoch, channel.basic_cancel(consumer, BasicCancelOptions::default())).await.is_err() {
+                    epoch.fail();
+                    return;
+                }
+                continue;
+            }
             Ack::Flush(done) => {
                 let _ = done.send(());
                 continue;
@@ -130,16 +139,17 @@ impl RabbitConsumer {
 impl Consumer for RabbitConsumer {
     fn next(&mut self) -> BoxFuture<'_, Result<Delivery, StoreError>> {
         Box::pin(async move {
-            let delivery = loop {
-                match self.stream.next().await {
-                    Some(Ok(delivery)) if self.taking => break delivery,
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(StoreError::NotConnected(error.to_string())),
-                    None => {
-                        return Err(StoreError::NotFound(
-                            "the broker cancelled the consumer: the queue is gone".to_owned(),
-                        ));
-                    }
+            if self.stopped {
+                self.epoch.ended().await;
+                return Err(StoreError::NotConnected("the connection was lost".to_owned()));
+            }
+            let delivery = match self.stream.next().await {
+                Some(Ok(delivery)) => delivery,
+                Some(Err(error)) => return Err(StoreError::NotConnected(error.to_string())),
+                None => {
+                    return Err(StoreError::NotFound(
+                        "the broker cancelled the consumer: the queue is gone".to_owned(),
+                    ));
                 }
             };
             let tag = delivery.delivery_tag;
@@ -171,9 +181,12 @@ impl Consumer for RabbitConsumer {
         tags.iter().filter(|Tag(tag)| *tag > prefix).try_for_each(|Tag(tag)| self.queue_ack(Ack::One(*tag)))
     }
 
-    /// No `basic.cancel`: see the module. Acknowledgements let the broker send on; that is ignored, and goes back.
     fn stop_taking(&mut self) {
-        self.taking = false;
+        if !self.stopped {
+            self.stopped = true;
+            // No room means that the task has ended with its epoch: then nothing more is taken either.
+            let _ = self.queue_ack(Ack::Cancel(self.stream.tag()));
+        }
     }
 
     fn give_back(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {

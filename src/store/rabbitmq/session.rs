@@ -112,6 +112,11 @@ impl Epoch {
         self.failed.cancel();
     }
 
+    /// Waits until the epoch has ended.
+    pub(super) async fn ended(&self) {
+        self.failed.cancelled().await;
+    }
+
     /// Whether the epoch has ended.
     pub(super) fn is_over(&self) -> bool {
         self.failed.is_cancelled() || !self.connection.status().connected()
