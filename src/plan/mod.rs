@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 use crate::core::breaker::BreakerPolicy;
 use crate::core::decision::Policy;
-use crate::core::duration::millis;
+use crate::core::duration::{millis, optional_millis};
 use crate::core::rate::RateLimit;
 use crate::core::topology::Topology;
 use crate::expression::Step;
@@ -434,18 +434,4 @@ pub enum AnswerLog {
     Status,
     /// Its status and body.
     Body,
-}
-
-mod optional_millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-        duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
-    }
 }
