@@ -23,6 +23,8 @@ const MAX_EXPRESSION_BYTES: usize = 1024;
 const WIDEST_SHIFT: SignedDuration = SignedDuration::from_hours(48);
 /// Times that may lie in one repeated stretch of the wall clock: a day in seconds, when the date line moved.
 const MAX_REPEATED: usize = 90_000;
+/// The years of an expression that names none: as far as anyone plans, and soon searched through.
+const ANY_YEAR: &str = "1970-2299";
 /// Changes of the clock that are walked through for one tick.
 const MAX_CHANGES: usize = 64;
 
@@ -173,6 +175,7 @@ const FIELDS: [&str; 7] = ["seconds", "minutes", "hours", "day-of-month", "month
 const DAY_OF_MONTH: usize = 3;
 const MONTH: usize = 4;
 const DAY_OF_WEEK: usize = 5;
+const YEAR: usize = 6;
 const MONTHS: [&str; 12] = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
@@ -195,6 +198,10 @@ fn parse(expression: &str) -> Result<Cron, ScheduleError> {
     check_days(&fields[DAY_OF_MONTH], &fields[DAY_OF_WEEK], quartz)?;
     // In a `CronJob` a day must match both fields if one of them begins with `*`, else either.
     let both = fields[DAY_OF_MONTH].starts_with('*') || fields[DAY_OF_WEEK].starts_with('*');
+    if fields.get(YEAR).is_none_or(|year| year == "*") {
+        fields.truncate(YEAR);
+        fields.push(ANY_YEAR.to_owned());
+    }
     fields[DAY_OF_WEEK] = day_of_week_for_crate(&fields[DAY_OF_WEEK], quartz);
     CronParser::builder()
         .seconds(Seconds::Required)
@@ -222,7 +229,7 @@ fn refused(fields: &[String], quartz: bool, reason: &str) -> ScheduleError {
         MONTH => "1 to 12 or JAN to DEC",
         DAY_OF_WEEK if quartz => "1 (Sunday) to 7 or SUN to SAT",
         DAY_OF_WEEK => "0 (Sunday) to 6 or SUN to SAT",
-        6 => "1970 to 2199",
+        YEAR => "1970 to 2299",
         _ => "0 to 59",
     };
     let reason = reason.rsplit(": ").next().unwrap_or(reason).trim_end_matches('.').to_lowercase();
