@@ -63,7 +63,11 @@ impl Breaker {
             // An attempt that had begun before it opened: the clock is not set anew.
             Self::Open(_) => return,
         };
-        *self = if failures >= policy.failures { Self::Open(now + policy.open_for) } else { Self::Failing(failures) };
+        *self = if failures >= policy.failures {
+            Self::Open(now.saturating_add(policy.open_for))
+        } else {
+            Self::Failing(failures)
+        };
     }
 
     /// An attempt ended in any other way: the target is there.

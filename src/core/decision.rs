@@ -29,6 +29,17 @@ pub struct Policy {
     pub on_failure: OnFailure,
 }
 
+impl Policy {
+    /// Whether an attempt with this outcome uses up one of the attempts.
+    fn counts(&self, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::Cancelled => false,
+            Outcome::ConnectionError(_) => self.while_unreachable == WhileUnreachable::Count,
+            _ => true,
+        }
+    }
+}
+
 /// What a response means. Within a list an exact status beats a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -117,13 +128,11 @@ impl Tally {
     /// The tally after one more attempt.
     #[must_use]
     pub fn after(self, policy: &Policy, outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Cancelled => self,
-            Outcome::ConnectionError(_) if policy.while_unreachable == WhileUnreachable::Wait => {
-                Self { counted: self.counted, failures: self.failures.saturating_add(1) }
-            }
-            _ => Self { counted: self.counted.saturating_add(1), failures: self.failures.saturating_add(1) },
+        if *outcome == Outcome::Cancelled {
+            return self;
         }
+        let counted = u32::from(policy.counts(outcome));
+        Self { counted: self.counted.saturating_add(counted), failures: self.failures.saturating_add(1) }
     }
 }
 
@@ -151,6 +160,9 @@ pub enum Decision {
 
 impl Outcomes {
     /// Reads one outcome: an exact entry first, then a class, else the rule for what nobody listed.
+    ///
+    /// Only an answer can be a success, whatever the lists say: without one nobody knows that the message arrived,
+    /// and it must not leave its store.
     pub fn verdict(&self, outcome: &Outcome) -> Verdict {
         let named = match outcome {
             Outcome::Stored => return Verdict::Success,
@@ -169,9 +181,11 @@ impl Outcomes {
             (&self.fail, Verdict::Fail),
             (&self.deactivate, Verdict::Deactivate),
         ];
-        let find = |wanted| lists.iter().find(|(list, _)| list.contains(&wanted)).map(|(_, verdict)| *verdict);
+        let answered = outcome.status().is_some();
+        let readable = &lists[usize::from(!answered)..];
+        let find = |wanted| readable.iter().find(|(list, _)| list.contains(&wanted)).map(|(_, verdict)| *verdict);
         // What is not listed: a failure without a status may be over next time, an unlisted answer will not be.
-        let otherwise = if outcome.status().is_some() { Verdict::Fail } else { Verdict::Retry };
+        let otherwise = if answered { Verdict::Fail } else { Verdict::Retry };
         find(named).or_else(|| class.and_then(find)).unwrap_or(otherwise)
     }
 }
@@ -189,7 +203,8 @@ pub fn decide(policy: &Policy, tally: Tally, outcome: &Outcome, now: Timestamp, 
         Verdict::Fail if *outcome == Outcome::Unroutable => give_up(policy, Reason::Unroutable),
         Verdict::Fail => give_up(policy, Reason::Rejected),
         Verdict::Retry => {
-            let spent = policy.max_redeliveries.is_some_and(|most| tally.counted > most);
+            // What uses up no attempt cannot use up the last one, however many were made under other rules.
+            let spent = policy.counts(outcome) && policy.max_redeliveries.is_some_and(|most| tally.counted > most);
             if spent { give_up(policy, Reason::MaxRedeliveries) } else { retry(policy, tally, outcome, now, random) }
         }
     }
@@ -206,15 +221,19 @@ pub fn give_up(policy: &Policy, reason: Reason) -> Decision {
 
 fn retry(policy: &Policy, tally: Tally, outcome: &Outcome, now: Timestamp, random: f64) -> Decision {
     let backoff = policy.backoff.delay(tally.failures, random);
-    match retry_after(policy, outcome, now) {
-        Some(asked) => Decision::RetryAfter {
-            delay: backoff.max(asked.min(policy.max_retry_after)),
-            pause_all: matches!(outcome.status(), Some(429 | 503)),
-        },
-        None => Decision::RetryAfter { delay: backoff, pause_all: false },
-    }
+    let asked = retry_after(policy, outcome, now).unwrap_or_default();
+    Decision::RetryAfter { delay: backoff.max(asked), pause_all: pause_asked(policy, outcome, now).is_some() }
 }
 
+/// The pause that the target asks of the whole processor, by 429 or 503 with `Retry-After`.
+///
+/// It holds whatever becomes of the message: when this was its last attempt, the next message must not be sent
+/// straight into the same answer.
+pub fn pause_asked(policy: &Policy, outcome: &Outcome, now: Timestamp) -> Option<Duration> {
+    retry_after(policy, outcome, now).filter(|_| matches!(outcome.status(), Some(429 | 503)))
+}
+
+/// The wait that the target asks for, as far as it is honoured.
 fn retry_after(policy: &Policy, outcome: &Outcome, now: Timestamp) -> Option<Duration> {
     if policy.max_retry_after.is_zero() {
         return None;
@@ -226,6 +245,7 @@ fn retry_after(policy: &Policy, outcome: &Outcome, now: Timestamp) -> Option<Dur
         .iter()
         .filter_map(|value| value.to_str().ok())
         .find_map(|value| parse_retry_after(value, now))
+        .map(|asked| asked.min(policy.max_retry_after))
 }
 
 #[cfg(test)]
@@ -345,6 +365,43 @@ mod tests {
             decide_at_epoch(&ignoring, after(1), &answer_with_retry_after(503, "30")),
             Decision::RetryAfter { delay: Duration::from_secs(1), pause_all: false }
         );
+    }
+
+    #[test]
+    fn a_pause_that_the_target_asks_for_outlives_the_message() {
+        let pause = |outcome: &Outcome| pause_asked(&policy(), outcome, Timestamp::UNIX_EPOCH);
+        let last = answer_with_retry_after(503, "30");
+        assert_eq!(decide_at_epoch(&policy(), after(4), &last), Decision::DeadLetter(Reason::MaxRedeliveries));
+        assert_eq!(pause(&last), Some(Duration::from_secs(30)));
+        assert_eq!(pause(&answer_with_retry_after(429, "9999")), Some(Duration::from_secs(600)));
+        assert_eq!(pause(&answer_with_retry_after(500, "30")), None);
+        assert_eq!(pause(&answer(503)), None);
+        let ignoring = Policy { max_retry_after: Duration::ZERO, ..policy() };
+        assert_eq!(pause_asked(&ignoring, &last, Timestamp::UNIX_EPOCH), None);
+    }
+
+    #[test]
+    fn a_failure_without_an_answer_is_no_success_even_if_a_list_says_so() {
+        let mut policy = policy();
+        let names = [OutcomeMatch::Timeout, OutcomeMatch::NoResponse, OutcomeMatch::ConnectionError, OutcomeMatch::Tls];
+        policy.outcomes.success.extend(names);
+        for outcome in [
+            Outcome::Timeout,
+            Outcome::NoResponse("x".into()),
+            Outcome::ConnectionError("x".into()),
+            Outcome::Tls("x".into()),
+        ] {
+            assert_eq!(policy.outcomes.verdict(&outcome), Verdict::Retry, "{outcome:?}");
+        }
+        policy.outcomes.fail.push(OutcomeMatch::Timeout);
+        assert_eq!(policy.outcomes.verdict(&Outcome::Timeout), Verdict::Fail);
+    }
+
+    #[test]
+    fn an_unreachable_target_never_spends_the_last_attempt() {
+        let refused = Outcome::ConnectionError("connection refused".into());
+        let tally = after(9).after(&policy(), &refused);
+        assert!(matches!(decide_at_epoch(&policy(), tally, &refused), Decision::RetryAfter { .. }));
     }
 
     #[test]

@@ -33,12 +33,12 @@ impl RateLimit {
 impl Limiter {
     /// Takes one attempt at `now`, or says how long to wait for one.
     pub fn take(&mut self, limit: &RateLimit, now: Duration) -> Result<(), Duration> {
-        let tolerance = limit.gap() * limit.burst.saturating_sub(1);
+        let tolerance = limit.gap().saturating_mul(limit.burst.saturating_sub(1));
         let earliest = self.arrival.saturating_sub(tolerance);
         if now < earliest {
             return Err(earliest - now);
         }
-        self.arrival = self.arrival.max(now) + limit.gap();
+        self.arrival = self.arrival.max(now).saturating_add(limit.gap());
         Ok(())
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::fmt::rfc2822;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::duration::millis;
@@ -27,6 +29,10 @@ pub struct Backoff {
 impl Backoff {
     /// The wait after the `failures`-th failure (1 for the first). `random` is uniform in `[0, 1)`.
     pub fn delay(&self, failures: u32, random: f64) -> Duration {
+        if self.interval.is_zero() {
+            // The power below may be infinite, and zero times that is no number.
+            return Duration::ZERO;
+        }
         let exponent = f64::from(failures.saturating_sub(1).min(1_000_000));
         let grown = self.interval.as_secs_f64() * self.factor.powf(exponent);
         let capped = grown.min(self.max_interval.as_secs_f64()).max(0.0);
@@ -42,9 +48,20 @@ pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
         // More digits than fit is simply a very long time; the cap of the policy applies.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
     }
-    let date = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
-    let seconds = date.as_second().saturating_sub(now.as_second());
+    let seconds = parse_http_date(value)?.as_second().saturating_sub(now.as_second());
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// The three forms that RFC 9110 (5.6.7) asks a recipient to read.
+fn parse_http_date(value: &str) -> Option<Timestamp> {
+    // `Sun, 06 Nov 1994 08:49:37 GMT`
+    if let Ok(date) = rfc2822::DateTimeParser::new().parse_timestamp(value) {
+        return Some(date);
+    }
+    // `Sunday, 06-Nov-94 08:49:37 GMT` (RFC 850) and `Sun Nov  6 08:49:37 1994` (asctime); both are in UTC.
+    let obsolete = ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+    let date = obsolete.iter().find_map(|format| DateTime::strptime(format, value).ok())?;
+    TimeZone::UTC.to_timestamp(date).ok()
 }
 
 #[cfg(test)]
@@ -71,11 +88,23 @@ mod tests {
         assert_eq!(read(" 7 "), Some(7));
         assert_eq!(read("Sat, 21 Nov 2026 08:00:30 GMT"), Some(30));
         assert_eq!(read("Sat, 21 Nov 2026 07:00:00 GMT"), Some(0));
+        assert_eq!(read("Saturday, 21-Nov-26 08:00:30 GMT"), Some(30));
+        assert_eq!(read("Sat Nov 21 08:00:30 2026"), Some(30));
+        assert_eq!(read("Sun Nov  6 08:49:37 1994"), Some(0));
+        assert_eq!(read("Saturday, 31-Feb-26 08:00:30 GMT"), None);
         assert_eq!(read("-1"), None);
         assert_eq!(read("1e9"), None);
         assert_eq!(read("soon"), None);
         assert_eq!(read(""), None);
         assert_eq!(read("99999999999999999999999"), Some(u64::from(u32::MAX)));
+    }
+
+    #[test]
+    fn no_interval_means_no_wait_however_often_it_fails() {
+        let at_once = Backoff { interval: Duration::ZERO, ..backoff() };
+        for failures in [0, 1, 2, 1_024, 1_026, u32::MAX] {
+            assert_eq!(at_once.delay(failures, 0.5), Duration::ZERO, "{failures}");
+        }
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use super::report::{LastDelivery, LastFailure, Leaving};
 use super::session::{End, Session};
 use super::work::{self, Done};
 use crate::core::deactivation::Deactivation;
-use crate::core::decision::{Decision, Reason, Verdict, decide, give_up};
+use crate::core::decision::{Decision, Reason, Verdict, decide, give_up, pause_asked};
 use crate::core::ordering::Sequence;
 use crate::core::outcome::Outcome;
 use crate::expression::Content;
@@ -130,13 +130,19 @@ impl Session<'_> {
         let outcome = &answer.outcome;
         let processor = Arc::clone(&self.processor);
         let policy = &processor.plan.policy;
-        if *outcome == Outcome::Cancelled {
-            self.state.pacing.cancelled(now);
-        } else {
-            let verdict = policy.outcomes.verdict(outcome);
-            self.state.pacing.ended(delivery, probe, verdict == Verdict::Retry, now);
-            processor.shared.metrics.attempted(outcome.label(), answer.elapsed);
-            self.reached(outcome);
+        match outcome {
+            Outcome::Cancelled => self.state.pacing.cancelled(probe, now),
+            // Nothing was sent: it says nothing of the target.
+            Outcome::Invalid(_) => {
+                self.state.pacing.cancelled(probe, now);
+                processor.shared.metrics.attempted(outcome.label(), answer.elapsed);
+            }
+            _ => {
+                let verdict = policy.outcomes.verdict(outcome);
+                self.state.pacing.ended(delivery, probe, verdict == Verdict::Retry, now);
+                processor.shared.metrics.attempted(outcome.label(), answer.elapsed);
+                self.reached(outcome);
+            }
         }
         if answer.repeated {
             processor.shared.metrics.stale_keep_alive.inc();
@@ -147,6 +153,9 @@ impl Session<'_> {
         if decision == Decision::Settle {
             processor.shared.succeeded(LastDelivery { time: at, status: outcome.status() });
             return self.delivered(delivery, answer, at);
+        }
+        if let Some(pause) = pause_asked(policy, outcome, at) {
+            self.state.pacing.pause(now.saturating_add(pause));
         }
         if *outcome != Outcome::Cancelled {
             self.attempt_failed(delivery, answer, decision, at);

@@ -96,9 +96,11 @@ impl Pacing {
         }
     }
 
-    /// An attempt that was permitted did not take place, or was cut off by ourselves.
-    pub(super) fn cancelled(&mut self, now: Duration) {
-        self.breaker.cancelled(now);
+    /// An attempt that was permitted says nothing of the target: it did not take place, or was cut off by ourselves.
+    pub(super) fn cancelled(&mut self, probe: bool, now: Duration) {
+        if probe {
+            self.breaker.cancelled(now);
+        }
     }
 
     /// The target asked for a pause of the whole processor.
@@ -154,6 +156,18 @@ mod tests {
         assert_eq!(pacing.ask(5, at(32)), Start::AfterProbe);
         pacing.ended(3, true, true, at(33));
         assert_eq!(pacing.ask(5, at(34)), Start::At(at(63), Some(Hindrance::BreakerOpen)));
+    }
+
+    #[test]
+    fn an_attempt_that_says_nothing_leaves_the_breaker_to_the_probe() {
+        let mut pacing = pacing();
+        pacing.ended(1, false, true, at(0));
+        pacing.ended(2, false, true, at(0));
+        assert_eq!(pacing.ask(3, at(31)), Start::Now { probe: true });
+        pacing.cancelled(false, at(32));
+        assert_eq!(pacing.ask(4, at(32)), Start::AfterProbe);
+        pacing.cancelled(true, at(33));
+        assert_eq!(pacing.ask(4, at(33)), Start::Now { probe: true });
     }
 
     #[test]

@@ -394,7 +394,8 @@ impl<'a> Session<'a> {
     async fn close(mut self) -> Ended {
         let cut_off = self.attempts;
         if cut_off > 0 {
-            self.state.pacing.cancelled(self.processor.clock.elapsed());
+            // If there is a probe, it is one of them.
+            self.state.pacing.cancelled(true, self.processor.clock.elapsed());
         }
         // Attempts that the grace period cut off end here, uncounted.
         self.work.clear();
