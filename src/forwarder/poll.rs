@@ -21,8 +21,9 @@ const CORRECTION: SignedDuration = SignedDuration::from_secs(60);
 /// When a processor polls.
 #[derive(Debug)]
 pub(super) enum Ticks {
-    /// Start to start, the first at once.
-    Interval { every: Duration, first: Option<Duration>, due: Option<Duration> },
+    /// From the start of a tick to the start of the next, the first at once. A tick that comes late moves those after
+    /// it: two are never closer than the interval.
+    Interval { every: Duration, started: Duration, due: Duration },
     /// By the wall clock.
     Cron { schedule: Schedule, last: Timestamp, due: Option<Timestamp> },
 }
@@ -41,7 +42,10 @@ pub(super) enum Now {
 impl Ticks {
     pub(super) fn of(plan: &SchedulePlan, clock: &Clock) -> Result<Self, ScheduleError> {
         Ok(match plan {
-            SchedulePlan::Interval(every) => Self::Interval { every: *every, first: None, due: None },
+            SchedulePlan::Interval(every) => {
+                let now = clock.elapsed();
+                Self::Interval { every: *every, started: now, due: now }
+            }
             SchedulePlan::Cron { expression, time_zone } => {
                 Self::Cron { schedule: Schedule::parse_cron(expression, time_zone)?, last: clock.wall(), due: None }
             }
@@ -52,11 +56,13 @@ impl Ticks {
     /// skipped: the next is one that begins later than now.
     pub(super) fn ask(&mut self, clock: &Clock) -> Now {
         match self {
-            Self::Interval { first, due, .. } => {
+            Self::Interval { started, due, .. } => {
                 let now = clock.elapsed();
-                let start = *first.get_or_insert(now);
-                let at = *due.get_or_insert(start);
-                if now < at { Now::Sleep(at) } else { Now::Tick }
+                if now < *due {
+                    return Now::Sleep(*due);
+                }
+                *started = now;
+                Now::Tick
             }
             Self::Cron { schedule, last, due } => {
                 let now = clock.wall();
@@ -79,9 +85,8 @@ impl Ticks {
     /// A tick has been made, and its batch has ended.
     pub(super) fn made(&mut self, clock: &Clock) {
         match self {
-            Self::Interval { every, first, due } => {
-                let start = first.unwrap_or_default();
-                *due = Some(start + next_interval(clock.elapsed().saturating_sub(start), *every));
+            Self::Interval { every, started, due } => {
+                *due = *started + next_interval(clock.elapsed().saturating_sub(*started), *every);
             }
             Self::Cron { last, due, .. } => {
                 // Not before the tick just made, even if the clock was corrected since.
@@ -95,7 +100,7 @@ impl Ticks {
     pub(super) fn next(&self, clock: &Clock) -> Option<Timestamp> {
         match self {
             Self::Interval { due, .. } => {
-                let left = (*due)?.saturating_sub(clock.elapsed());
+                let left = due.saturating_sub(clock.elapsed());
                 clock.wall().checked_add(SignedDuration::try_from(left).ok()?).ok()
             }
             Self::Cron { due, .. } => *due,
@@ -139,6 +144,16 @@ mod tests {
         assert_eq!(ticks.ask(&clock), Now::Sleep(Duration::from_secs(6)));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(ticks.ask(&clock), Now::Tick);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_tick_of_an_interval_moves_those_after_it() {
+        let (clock, _) = clock_at(0);
+        let mut ticks = Ticks::of(&SchedulePlan::Interval(Duration::from_secs(2)), &clock).unwrap();
+        assert!(made(&mut ticks, &clock));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(made(&mut ticks, &clock));
+        assert_eq!(ticks.ask(&clock), Now::Sleep(Duration::from_secs(5)));
     }
 
     #[tokio::test(start_paused = true)]
