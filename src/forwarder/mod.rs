@@ -9,6 +9,7 @@
 //!
 //! - `worker`: the life of a forwarder. Reads the deactivation record, attaches, works, returns, and again.
 //! - `session`: one attachment. One task owns the consumer, the lanes and every decision.
+//! - `limits`: what ends an attachment though nobody asked: hold limit, bytes, the end of a batch.
 //! - `deliver`: one message through a session. Prepare, attempt, decide, carry out.
 //! - `work`: what is waited for. Attempts, dead letters, answers, the record.
 //! - `pacing`, `poll`, `held`, `request`, `answer`: rules and values, without a loop of their own.
@@ -23,6 +24,7 @@ mod clock;
 mod connect;
 mod deliver;
 mod held;
+mod limits;
 mod noise;
 mod orders;
 mod pacing;

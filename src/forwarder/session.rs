@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,19 +19,13 @@ use super::orders::{Order, Orders};
 use super::pacing::{Pacing, Start};
 use super::processor::{Processor, bounded};
 use super::report::Hindrance;
-use super::work::{self, Work};
+use super::work::{Done, Work};
 use crate::core::deactivation::Deactivation;
 use crate::core::message::Message;
 use crate::core::ordering::{Lane, Lanes, Sequence};
 use crate::plan::OrderingPlan;
 use crate::store::{Consumer, Delivery, StoreError, Tag};
 
-/// Most bytes of messages in our hands; above it what was not started goes back.
-const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
-/// How long a small window is kept after messages were too large for the usual one.
-const NARROW_FOR: Duration = Duration::from_secs(60);
-/// How long a tick waits for a message that was counted and is not there any more (a purge, another consumer).
-const BATCH_WAIT: Duration = Duration::from_secs(1);
 /// Between two tries to read the deactivation record for a redelivered message.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -43,7 +38,7 @@ pub(super) struct State {
     /// A deactivation that was decided and is not stored yet: nothing is consumed before it is.
     pub(super) unrecorded: Option<Deactivation>,
     /// Since when the window is small.
-    narrow_since: Option<Duration>,
+    pub(super) narrow_since: Option<Duration>,
     taken: Sequence,
 }
 
@@ -94,13 +89,13 @@ pub(super) struct Session<'a> {
     pub(super) state: &'a mut State,
     /// `None` once it is gone.
     pub(super) consumer: Option<Box<dyn Consumer>>,
-    window: usize,
+    pub(super) window: usize,
     /// Of a batch: how many are still to be taken.
-    batch: Option<u64>,
-    last_taken: Duration,
+    pub(super) batch: Option<u64>,
+    pub(super) last_taken: Duration,
     pub(super) lanes: Lanes,
     pub(super) held: BTreeMap<Sequence, Held>,
-    bytes: usize,
+    pub(super) bytes: usize,
     work: FuturesUnordered<Work>,
     pub(super) attempts: usize,
     /// Settled since the last acknowledgement.
@@ -112,8 +107,8 @@ pub(super) struct Session<'a> {
     /// Cancelled when the session begins to end: what is tried for as long as it takes gives up then.
     pub(super) over: CancellationToken,
     /// Until when pacing holds attempts back, and why.
-    gate: Option<(Duration, Option<Hindrance>)>,
-    next_check: Option<Duration>,
+    pub(super) gate: Option<(Duration, Option<Hindrance>)>,
+    pub(super) next_check: Option<Duration>,
     shown: Option<Hindrance>,
 }
 
@@ -171,7 +166,7 @@ impl<'a> Session<'a> {
                     // Not deactivated: nothing to do. Nobody listens any more: nobody is told.
                     Order::Reactivate(answer) => drop(answer.send(Ok(()))),
                 },
-                Some(done) = self.work.next() => self.done(done),
+                Some(done) = self.work.next() => self.done_with(done),
                 () = sleep_until(wake) => {}
                 // The store bounds what it hands out. Asked also when nothing more may come: so a consumer that is
                 // gone is seen at once, not at the next acknowledgement.
@@ -180,6 +175,14 @@ impl<'a> Session<'a> {
                     Err(error) => self.lost(error),
                 },
             }
+        }
+    }
+
+    /// Takes note of what has ended, and of all that has ended meanwhile: so that one acknowledgement covers it.
+    fn done_with(&mut self, first: Done) {
+        self.done(first);
+        while let Some(Some(done)) = self.work.next().now_or_never() {
+            self.done(done);
         }
     }
 
@@ -195,41 +198,6 @@ impl<'a> Session<'a> {
     fn lost(&mut self, error: StoreError) {
         self.consumer = None;
         self.end(End::Lost(error));
-    }
-
-    /// Ends the session when one of its limits is reached.
-    fn watch_limits(&mut self) {
-        if self.ending.is_some() {
-            return;
-        }
-        let now = self.processor.clock.elapsed();
-        let oldest = self.held.first_key_value().map(|(_, held)| held.taken);
-        if oldest.is_some_and(|taken| now >= taken + self.processor.hold_limit) {
-            return self.end(End::HoldLimit);
-        }
-        if self.bytes > MAX_HELD_BYTES && self.state.narrow_since.is_none() {
-            self.state.narrow_since = Some(now);
-            return self.end(End::Window);
-        }
-        if self.held.is_empty() && self.state.narrow_since.is_some_and(|since| now >= since + NARROW_FOR) {
-            self.state.narrow_since = None;
-            return self.end(End::Window);
-        }
-        if let Some(left) = self.batch
-            && left > 0
-            && now >= self.last_taken + BATCH_WAIT
-        {
-            self.taken_enough();
-        }
-        if self.batch == Some(0) && self.held.is_empty() {
-            return self.end(End::BatchDone);
-        }
-        if let Some(at) = self.next_check
-            && now >= at
-        {
-            self.next_check = None;
-            self.work.push(work::check(&self.processor, None));
-        }
     }
 
     fn took(&mut self, delivery: Delivery) {
@@ -263,14 +231,6 @@ impl<'a> Session<'a> {
         self.lanes.push(sequence, lane, not_before);
     }
 
-    /// The batch is in our hands.
-    fn taken_enough(&mut self) {
-        self.batch = Some(0);
-        if let Some(consumer) = &mut self.consumer {
-            consumer.stop_taking();
-        }
-    }
-
     /// Starts what may start.
     fn dispatch(&mut self) {
         self.gate = None;
@@ -291,7 +251,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn may_start(&self) -> bool {
+    pub(super) fn may_start(&self) -> bool {
         self.ending.is_none() && !self.deactivating && self.attempts < self.processor.concurrency()
     }
 
@@ -347,27 +307,6 @@ impl<'a> Session<'a> {
         if delivery.is_none() {
             self.next_check = self.processor.check_record_every.map(|every| now + every);
         }
-    }
-
-    /// When something is due that no event announces.
-    fn next_wake(&self, orders: &Orders) -> Option<Instant> {
-        let at = |at: Duration| self.processor.clock.instant(at);
-        let mut wake = orders.deadline();
-        let mut also = |due: Option<Duration>| {
-            if let Some(due) = due {
-                wake = Some(wake.map_or(at(due), |wake| wake.min(at(due))));
-            }
-        };
-        if self.ending.is_none() {
-            if self.may_start() {
-                also(self.gate.map(|(until, _)| until));
-                also(self.lanes.next_due());
-            }
-            also(self.held.first_key_value().map(|(_, held)| held.taken + self.processor.hold_limit));
-            also(self.batch.filter(|left| *left > 0).map(|_| self.last_taken + BATCH_WAIT));
-            also(self.next_check);
-        }
-        wake
     }
 
     /// Tells the report what is held, and why nothing is delivered when nothing is.

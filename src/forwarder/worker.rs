@@ -30,13 +30,15 @@ pub(super) struct Worker {
     state: State,
     /// Tries in a row to reach the source that failed.
     failures: u32,
+    /// The log says that it can't be reached.
+    told: bool,
     cut_off: usize,
 }
 
 impl Worker {
     pub(super) fn new(processor: Arc<Processor>, ticks: Option<Ticks>, orders: Orders) -> Self {
         let state = State::new(Pacing::of(&processor.plan));
-        Self { processor, orders, ticks, state, failures: 0, cut_off: 0 }
+        Self { processor, orders, ticks, state, failures: 0, told: false, cut_off: 0 }
     }
 
     /// Runs until told to stop. A panic anywhere below returns what was held (the consumer is dropped), and the
@@ -194,6 +196,8 @@ impl Worker {
     fn source_answers(&mut self) {
         if std::mem::take(&mut self.failures) > 0 {
             self.processor.shared.hindered(None);
+        }
+        if std::mem::take(&mut self.told) {
             tracing::info!(processor = %self.processor.name, source = self.processor.source.name(), "consuming again");
         }
     }
@@ -201,14 +205,17 @@ impl Worker {
     /// The source can't be used: waits a while, shorter if its connection comes back.
     async fn source_failed(&mut self, error: &StoreError) {
         self.failures = self.failures.saturating_add(1);
-        if self.failures == 1 {
+        self.processor.shared.hindered(Some(Hindrance::SourceUnavailable));
+        let mut connection = self.processor.source.connection();
+        let state = connection.borrow_and_update().clone();
+        // The first moments after a start are no news.
+        if !self.told && state != Connection::Connecting {
+            self.told = true;
             let source = self.processor.source.name();
             tracing::warn!(processor = %self.processor.name, source, %error, "can't consume; trying again");
-            self.processor.shared.hindered(Some(Hindrance::SourceUnavailable));
         }
+        let was_down = state != Connection::Up;
         let wait = store_backoff(self.failures, self.processor.random.next());
-        let mut connection = self.processor.source.connection();
-        let was_down = *connection.borrow_and_update() != Connection::Up;
         let until = tokio::time::Instant::now() + wait;
         tokio::select! {
             biased;
