@@ -75,15 +75,20 @@ impl Folder {
         if cfg!(unix) { File::open(&self.path)?.sync_all() } else { Ok(()) }
     }
 
-    /// Sets the reserve aside. Fails when there is no room for it: then the disk is full.
+    /// Sets the reserve aside. Fails when there is no room for it and as much again: then the disk is full.
+    ///
+    /// As much again, because the reserve itself always fits where it was just given up.
     pub(super) fn keep_spare(&self) -> io::Result<()> {
         let path = self.spare();
         if fs::metadata(&path).is_ok_and(|found| found.len() == SPARE_BYTES as u64) {
             return Ok(());
         }
         // Written out, not just made long: a file with holes takes no room.
-        let written = File::create(&path)
-            .and_then(|mut file| file.write_all(&vec![0xa5; SPARE_BYTES]).and_then(|()| file.sync_all()));
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(&vec![0xa5; 2 * SPARE_BYTES])?;
+            file.sync_all()?;
+            file.set_len(SPARE_BYTES as u64)
+        });
         if written.is_err() {
             let _ = fs::remove_file(&path);
         }

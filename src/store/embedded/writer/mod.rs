@@ -271,6 +271,7 @@ impl Writer {
             if self.trouble == Trouble::None {
                 tracing::warn!(folder = %self.shared.folder.path().display(), "the disk is full: messages are refused until there is room");
             }
+            self.probed = Some(Instant::now());
             self.trouble = Trouble::Full { freed: 0, reason: source.to_string() };
         } else {
             tracing::error!(folder = %self.shared.folder.path().display(), %error, "a commit failed");
