@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use redb::Database;
 
+use self::compaction::Compaction;
 use super::file;
 use super::folder::is_full;
 use super::queue::{Queue, lock};
@@ -64,8 +65,7 @@ pub(super) struct Writer {
     retry_at: Option<Instant>,
     /// When the spare file was last tried on a full disk.
     probed: Option<Instant>,
-    compact_at: Option<Instant>,
-    compacted: Option<Instant>,
+    compaction: Compaction,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,8 +96,7 @@ impl Writer {
             trouble: Trouble::None,
             retry_at: None,
             probed: None,
-            compact_at: None,
-            compacted: None,
+            compaction: Compaction::default(),
         }
     }
 
@@ -134,7 +133,7 @@ impl Writer {
             let now = Instant::now();
             let at_once = !inbox.publishes.is_empty() || !inbox.controls.is_empty() || inbox.reopen || inbox.stop;
             let lazy = inbox.lazy_since.map(|since| since + LINGER);
-            let due = [lazy, self.retry_at, self.compact_at].into_iter().flatten().min();
+            let due = [lazy, self.retry_at, self.compaction.due].into_iter().flatten().min();
             if at_once || due.is_some_and(|due| due <= now) {
                 return take(&mut inbox);
             }
