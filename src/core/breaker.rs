@@ -45,7 +45,7 @@ impl Breaker {
     pub fn permit(&mut self, now: Duration) -> Permit {
         match *self {
             Self::Closed | Self::Failing(_) => Permit::Go,
-            Self::Open(until) if now < until => Permit::Wait(until - now),
+            Self::Open(until) if now < until => Permit::Wait(until.saturating_sub(now)),
             Self::Open(_) => {
                 *self = Self::Probing;
                 Permit::Go

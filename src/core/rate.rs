@@ -36,7 +36,7 @@ impl Limiter {
         let tolerance = limit.gap().saturating_mul(limit.burst.saturating_sub(1));
         let earliest = self.arrival.saturating_sub(tolerance);
         if now < earliest {
-            return Err(earliest - now);
+            return Err(earliest.saturating_sub(now));
         }
         self.arrival = self.arrival.max(now).saturating_add(limit.gap());
         Ok(())

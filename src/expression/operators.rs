@@ -195,7 +195,7 @@ fn item(value: Value, key: Value) -> Result<Value, Error> {
         let Some(number::Number::Whole(at)) = number::of(&key) else {
             return Err(invalid("a text is indexed by whole numbers"));
         };
-        charge(text.len())?;
+        charge(text.len().saturating_mul(2))?;
         let at = if at < 0 { at + i128::try_from(text.chars().count()).unwrap_or(0) } else { at };
         let character = usize::try_from(at).ok().and_then(|at| text.chars().nth(at));
         return Ok(character.map_or(Value::UNDEFINED, Value::from));
