@@ -78,19 +78,11 @@ impl Orders {
         }
     }
 
-    /// Waits until `until`, unless told to stop before. A reactivation has nothing to do here and is answered.
-    /// True: told to stop.
-    pub(super) async fn stopped_before(&mut self, until: Instant) -> bool {
-        while self.deadline.is_none() {
-            tokio::select! {
-                biased;
-                order = self.next() => if let Order::Reactivate(answer) = order {
-                    // Nobody listens any more: nobody is told.
-                    let _ = answer.send(Ok(()));
-                },
-                () = tokio::time::sleep_until(until) => return false,
-            }
+    /// The next order before `until`; `None` when that time has come, and after a stop.
+    pub(super) async fn next_before(&mut self, until: Instant) -> Option<Order> {
+        if self.deadline.is_some() {
+            return None;
         }
-        true
+        tokio::time::timeout_at(until, self.next()).await.ok()
     }
 }

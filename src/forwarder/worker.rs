@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Drained;
 use super::orders::{Order, Orders};
@@ -47,10 +48,9 @@ impl Worker {
         while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
             tracing::error!(processor = %self.processor.name, "a bug stopped the delivery; it starts again");
             self.processor.shared.holds(0, None);
-            let until = tokio::time::Instant::now() + AFTER_PANIC;
-            if self.orders.stopped_before(until).await {
-                break;
-            }
+            // A probe that went down with it must not keep the breaker waiting for ever.
+            self.state.pacing.cancelled(true, self.processor.clock.elapsed());
+            self.pause(Instant::now() + AFTER_PANIC).await;
         }
         self.processor.shared.hindered(None);
         drained.send_replace(Some(Drained { cut_off: self.cut_off }));
@@ -117,11 +117,11 @@ impl Worker {
         self.processor.shared.next_tick(ticks.next(&clock));
         match now {
             Now::Sleep(until) => {
-                self.orders.stopped_before(clock.instant(until)).await;
+                self.pause(clock.instant(until)).await;
             }
             Now::Never => {
                 tracing::info!(processor = %self.processor.name, "the schedule has no further tick");
-                while !self.orders.stopped_before(clock.instant(Duration::MAX)).await {}
+                self.pause(clock.instant(Duration::MAX)).await;
             }
             Now::Tick => {
                 self.state.pacing.begin_batch();
@@ -216,11 +216,25 @@ impl Worker {
         }
         let was_down = state != Connection::Up;
         let wait = store_backoff(self.failures, self.processor.random.next());
-        let until = tokio::time::Instant::now() + wait;
+        let until = Instant::now() + wait;
         tokio::select! {
             biased;
-            _ = self.orders.stopped_before(until) => {}
+            () = self.pause(until) => {}
             _ = connection.wait_for(|state| *state == Connection::Up), if was_down => {}
+        }
+    }
+
+    /// Waits until `until`, unless told to stop before. Nothing is attached meanwhile.
+    async fn pause(&mut self, until: Instant) {
+        while let Some(order) = self.orders.next_before(until).await {
+            let Order::Reactivate(answer) = order else { return };
+            // Whether there is a record is not known here: the source may be out of reach.
+            let removed = self.processor.remove_record().await;
+            if removed.is_ok() && self.state.unrecorded.take().is_some() {
+                self.state.memory.forget_failures();
+            }
+            // Nobody listens any more: nobody is told.
+            let _ = answer.send(removed);
         }
     }
 }

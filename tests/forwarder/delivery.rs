@@ -380,3 +380,37 @@ async fn a_source_that_cannot_be_consumed_is_tried_again_and_said() {
     bench.drained().await;
     assert_eq!(forwarder.report().hindrance, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_returns_what_was_held_and_the_work_goes_on() {
+    let mut plan = plan();
+    plan.circuit_breaker = Some(stagepost::core::breaker::BreakerPolicy { failures: 1, open_for: seconds(10) });
+    let target = ScriptedTarget::new(|hit| {
+        // The probe after the breaker opened.
+        assert!(hit.id != "1" || !(seconds(9)..seconds(11)).contains(&hit.at), "a bug");
+        at_once(if hit.at < seconds(5) { 500 } else { 202 })
+    });
+    let bench = Bench::new(plan, target);
+    bench.put([1, 2]);
+    let _forwarder = bench.start();
+    bench.drained().await;
+    assert_eq!(bench.source.acked(), ["1", "2"]);
+    assert_eq!(bench.target.seconds(), [0.0, 10.0, 11.0, 11.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reactivation_while_the_record_cannot_be_read_says_what_came_of_it() {
+    let bench = Bench::new(on_failure(OnFailure::Deactivate), ScriptedTarget::answering(404));
+    bench.source.fail_record(Some(StoreError::NotConnected("down".into())));
+    bench.put([1]);
+    let mut short = bench;
+    short.hold_limit = seconds(5);
+    let forwarder = short.start();
+    // The record could not be stored, and what was held is back.
+    pass(seconds(60)).await;
+    assert_eq!(short.target.hits().len(), 1);
+    forwarder.reactivate().await.unwrap();
+    pass(seconds(30)).await;
+    // Attempt 1 again: the human wanted it.
+    assert_eq!(short.target.asked(), ["1:1", "1:1"]);
+}
