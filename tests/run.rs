@@ -5,6 +5,9 @@
 
 mod support;
 
+#[path = "support/rabbitmq.rs"]
+mod broker;
+
 use serde_json::Value;
 use support::{Recorder, Setup, Stagepost, eventually, http, manifest, process, seconds};
 use tempfile::TempDir;
@@ -103,15 +106,42 @@ fn flags_that_name_no_object_or_can_not_be_read_are_wrong_usage() {
 }
 
 #[test]
-fn a_store_whose_secret_is_among_the_manifests_needs_embedded() {
+fn a_store_whose_secret_is_among_the_manifests_is_on_that_broker() {
+    // Nobody listens there: callers are refused at once, and the status says why.
     let secret =
         "---\napiVersion: v1\nkind: Secret\nmetadata: {name: rabbitmq}\nstringData: {uri: 'amqp://127.0.0.1:1'}\n";
     let yaml = [manifest::line("http://127.0.0.1:1/", "").as_str(), secret].concat();
-    let done = refused(&yaml, &[]);
-    assert_eq!(done.code, 1, "{}", done.stderr);
-    assert!(done.stderr.contains("--embedded") && done.stderr.contains("box"), "{}", done.stderr);
+    let run = Setup::manifests(yaml.clone()).start();
+    assert_eq!(run.post("/in", &[], "x").status, 503);
+    let status =
+        run.await_status("MessageStore", "box", seconds(5), |status| condition(status, "BrokerConnected").0 == "False");
+    assert!(status.to_string().contains("Refused"), "{status:#}");
+    drop(run);
     let run = Setup::manifests(yaml).arg("--embedded").start();
     assert_eq!(run.post("/in", &[], "x").status, 202);
+}
+
+/// The same manifests on a real broker: stored there, delivered from there, and again after it was killed.
+#[test]
+fn the_same_manifests_run_on_rabbitmq() {
+    let Some(version) = broker::version() else {
+        println!("left out: stagepost run on RabbitMQ; STAGEPOST_TEST_RABBITMQ names a version");
+        return;
+    };
+    let mut rabbit = broker::Rabbit::start(&version, "");
+    let target = Recorder::start();
+    let run = Setup::manifests(manifest::line(&target.url(), "")).arg("--amqp").arg(&rabbit.uri()).start();
+    let store = |text: &str| {
+        eventually("it is stored", seconds(40), || (run.post("/in", &[], text).status == 202).then_some(()));
+    };
+    store("one");
+    target.await_hits(1, seconds(10));
+    rabbit.kill();
+    assert_eq!(run.post("/in", &[], "nobody there").status, 503);
+    rabbit.run();
+    store("two");
+    let hits = target.await_hits(2, seconds(30));
+    assert_eq!(hits.last().unwrap().body, b"two");
 }
 
 #[test]

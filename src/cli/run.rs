@@ -8,7 +8,7 @@ use http::Uri;
 
 use super::{Exit, failed};
 use crate::local::names::{self, Assignment};
-use crate::local::{self, Ended, Options, RunError};
+use crate::local::{self, Address, Ended, Options, RunError};
 use crate::sink::{self, SinkArgs, SinkError};
 
 /// Threads that run tasks. The work is disk and network: two keep a laptop's idle memory small and still let the
@@ -19,7 +19,6 @@ const WORKERS: usize = 2;
 const HOLD_LIMIT: &str = "STAGEPOST_HOLD_LIMIT";
 
 /// Flags of `stagepost run`.
-// The place for `--amqp URL`: the broker of every store whose Secret is not among the manifests.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Files or folders with manifests
@@ -34,6 +33,9 @@ pub(super) struct Args {
     /// Folder of the embedded store's file [default: stagepost in the user's state folder]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// The RabbitMQ of every store whose Secret is not among the manifests, as amqp[s]://user:password@host:port/vhost
+    #[arg(long, value_name = "URL", value_parser = Address::parse)]
+    amqp: Option<Address>,
     /// The embedded store for every MessageStore, whatever its broker says
     #[arg(long)]
     embedded: bool,
@@ -137,6 +139,7 @@ fn options(args: Args) -> Result<Options, StartError> {
         paths: args.paths,
         listen: args.listen,
         admin: args.admin,
+        amqp: args.amqp,
         embedded: args.embedded,
         namespace: args.namespace,
         routes: args.route,

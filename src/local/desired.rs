@@ -14,7 +14,7 @@ use crate::plan::keys::ManifestKeys;
 use crate::plan::load::{Loaded, Manifests};
 use crate::plan::overlap::overlapping_routes;
 use crate::plan::world::Named;
-use crate::plan::{BrokerConnection, ForwarderPlan, IngressPlan, KeySource, StorePlan};
+use crate::plan::{ForwarderPlan, IngressPlan, StorePlan};
 
 /// See the module.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) struct Processor {
 
 impl Desired {
     /// `apart` are the routes that have a listener of their own: they overlap with nobody.
-    pub(super) fn of(manifests: &Manifests, embedded: bool, apart: &[Key]) -> Result<Self, Vec<String>> {
+    pub(super) fn of(manifests: &Manifests, apart: &[Key]) -> Result<Self, Vec<String>> {
         if !manifests.is_valid() {
             return Err(manifests.violations.iter().map(ToString::to_string).collect());
         }
@@ -54,25 +54,10 @@ impl Desired {
             processors: manifests.processors.iter().filter_map(processor).collect(),
             keys: manifests.keys.clone(),
         };
-        let mut wrong = if embedded { Vec::new() } else { desired.on_rabbitmq() };
         let together = desired.routes.iter().filter(|(key, _)| !apart.contains(key));
-        wrong.extend(overlapping_routes(together.map(|(_, wanted)| &wanted.plan)).iter().map(ToString::to_string));
+        let overlaps = overlapping_routes(together.map(|(_, wanted)| &wanted.plan));
+        let wrong: Vec<String> = overlaps.iter().map(ToString::to_string).collect();
         if wrong.is_empty() { Ok(desired) } else { Err(wrong) }
-    }
-
-    /// Stores whose Secret stands in the manifests belong on that broker, which this mode can't use yet.
-    // The place where a store gets its broker: its Secret's, else that of `--amqp`, else the embedded one.
-    fn on_rabbitmq(&self) -> Vec<String> {
-        let wants = |(namespace, name): &Key, plan: &StorePlan| match &plan.broker.connection {
-            BrokerConnection::Secret(secret) if self.keys.contains(namespace, KeySource::Secret, secret) => {
-                Some(format!(
-                    "MessageStore/{name}: spec.broker.secretRef: its Secret `{secret}` is among the manifests, and a local run \
-                 can't use RabbitMQ yet; add --embedded to keep the messages in a local file instead"
-                ))
-            }
-            _ => None,
-        };
-        self.stores.iter().filter_map(|(key, wanted)| wants(key, &wanted.plan)).collect()
     }
 }
 

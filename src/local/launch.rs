@@ -142,7 +142,7 @@ impl Launch {
         metrics: &ProcessorMetrics,
     ) -> impl Iterator<Item = Result<Arc<ForwarderHandle>, String>> {
         let replicas = self.plan.replicas;
-        let check_record_every = (replicas > 1).then_some(CHECK_RECORD_EVERY);
+        let check_record_every = (replicas > 1 || self.source.is_shared()).then_some(CHECK_RECORD_EVERY);
         (0..replicas).map(move |_| {
             let target = target_for(&self.plan, self.url.as_deref(), &self.values, &self.stores);
             let input = ForwarderInput {

@@ -14,6 +14,7 @@
 //! - `admin`, `screen`, [`table`], [`curl`]: what people see. [`names`], [`watch`]: flags, edits.
 
 mod admin;
+mod brokers;
 pub mod curl;
 mod desired;
 mod failure;
@@ -51,7 +52,9 @@ use crate::plan::world::Named;
 use crate::shutdown;
 use crate::sink::{RecordTo, RunningSink, Script, Sink, SinkOptions};
 use crate::store::embedded::Broker;
+pub use crate::store::rabbitmq::Address;
 use crate::telemetry::console;
+use brokers::{Brokers, Place};
 use desired::Desired;
 use launch::Services;
 use listeners::Bound;
@@ -71,6 +74,8 @@ pub struct Options {
     pub admin: SocketAddr,
     /// The folder of the embedded store.
     pub data: PathBuf,
+    /// The RabbitMQ of every store whose Secret is not among the manifests.
+    pub amqp: Option<Address>,
     /// The embedded store for every MessageStore, whatever its broker says.
     pub embedded: bool,
     /// Of objects that name none.
@@ -162,7 +167,7 @@ impl Run {
         let manifests = read(&options);
         let own = own_listeners(&options.routes, &manifests)?;
         let apart: Vec<Key> = own.keys().cloned().collect();
-        let desired = Desired::of(&manifests, options.embedded, &apart).map_err(RunError::Manifests)?;
+        let desired = Desired::of(&manifests, &apart).map_err(RunError::Manifests)?;
         let broker = Broker::open(&options.data).map_err(RunError::Data)?;
         let bound = Bound::new(options.listen, &own).map_err(|error| RunError::listen(&error))?;
         let listen = bound.address();
@@ -174,7 +179,8 @@ impl Run {
         let sink_address = sink.as_ref().map(RunningSink::address);
         let services = Services { named: options.services.clone(), sink: sink_address };
         services.check(desired.processors.values().map(|wanted| &wanted.plan)).map_err(RunError::Usage)?;
-        let supervisor = Arc::new(Supervisor::new(Stores::new(broker), services, options.hold_limit));
+        let brokers = Brokers::new(broker, options.amqp.clone(), options.embedded);
+        let supervisor = Arc::new(Supervisor::new(Stores::new(brokers), services, options.hold_limit));
         supervisor.start(desired, bound, options.grace).map_err(RunError::NotStarted)?;
         let stop_admin = CancellationToken::new();
         let admin_task = tokio::spawn(admin::serve(listener, supervisor.clone(), listen, stop_admin.clone()));
@@ -192,10 +198,15 @@ impl Run {
         if let Some(sink) = &self.sink {
             console::print(&format!("the sink listens on http://{} (hits: GET /__hits)", sink.address()));
         }
-        let stores: Vec<&str> = self.manifests.stores.iter().map(|loaded| Named::name(&loaded.object)).collect();
-        if !stores.is_empty() {
-            let folder = self.options.data.display();
-            console::print(&format!("embedded store in {folder} for MessageStore {}", stores.join(", ")));
+        for (place, stores) in self.supervisor.places() {
+            let place = match place {
+                Place::Embedded => format!("embedded store in {}", self.options.data.display()),
+                Place::Secret(secret) => format!("RabbitMQ of Secret {secret}"),
+                Place::Amqp => {
+                    self.options.amqp.as_ref().map_or_else(String::new, |address| format!("RabbitMQ at {address:?}"))
+                }
+            };
+            console::print(&format!("{place} for MessageStore {}", stores.join(", ")));
         }
         if !self.manifests.skipped.is_empty() {
             console::print(&format!("skipped, not ours: {}", self.manifests.skipped.join(", ")));
@@ -218,7 +229,7 @@ impl Run {
     fn reload(&mut self) {
         let edited = read(&self.options);
         let changed = edited.immutable_changes_since(&self.manifests);
-        let result = Desired::of(&edited, self.options.embedded, &self.apart).and_then(|desired| {
+        let result = Desired::of(&edited, &self.apart).and_then(|desired| {
             if !changed.is_empty() {
                 return Err(changed.iter().map(ToString::to_string).collect());
             }

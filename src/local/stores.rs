@@ -1,51 +1,54 @@
 //! The stores of a local run: declared once, shared by everything that names them.
 //!
-//! Inputs: store plans. Outputs: stores. Here stands which broker a store gets; at present that is always the
-//! embedded one. What is removed from the manifests keeps its queue.
+//! Inputs: store plans. Outputs: stores, each on the broker that [`super::brokers`] finds for it. What is removed from
+//! the manifests keeps its queue.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::brokers::{Brokers, Place, virtual_host};
 use super::launch::Turn;
 use super::unusable::Unusable;
-use crate::plan::{BrokerConnection, BrokerPlan, StorePlan};
-use crate::store::embedded::Broker;
+use crate::plan::StorePlan;
+use crate::plan::keys::ManifestKeys;
 use crate::store::{MessageStore, StoreError};
 
 /// Namespace and name of an object.
 pub(super) type Key = (String, String);
 
-/// A store, and the plan that it was declared by.
-type Declared = (StorePlan, Arc<dyn MessageStore>);
+/// A store, the plan that it was declared by, and where.
+type Declared = (StorePlan, Place, Arc<dyn MessageStore>);
 
 /// The stores that are declared, by namespace and name. The default dead letter queue of a store is one of them.
 #[derive(Debug)]
 pub(super) struct Stores {
-    broker: Broker,
+    brokers: Brokers,
     declared: Mutex<BTreeMap<Key, Declared>>,
     turns: Mutex<HashMap<(String, String), Turn>>,
 }
 
 impl Stores {
-    pub(super) fn new(broker: Broker) -> Self {
-        Self { broker, declared: Mutex::default(), turns: Mutex::default() }
+    pub(super) fn new(brokers: Brokers) -> Self {
+        Self { brokers, declared: Mutex::default(), turns: Mutex::default() }
     }
 
     /// The store of a plan. Declared anew if the plan is not the one that was declared; blocks for one commit then.
     pub(super) fn declare(&self, namespace: &str, plan: &StorePlan) -> Result<Arc<dyn MessageStore>, StoreError> {
         let key = (namespace.to_owned(), plan.name.clone());
         let mut declared = lock(&self.declared);
-        if let Some((known, store)) = declared.get(&key)
+        let place = self.brokers.place(namespace, &plan.broker);
+        if let Some((known, at, store)) = declared.get(&key)
             && known == plan
+            && *at == place
         {
             return Ok(store.clone());
         }
-        let store = match self.broker.store(&virtual_host(namespace, &plan.broker), &plan.name, &plan.topology) {
+        let store = match self.brokers.store(namespace, &place, plan) {
             // The other objects are none the worse for it, and the status says what to do.
             Err(error @ StoreError::Mismatch(_)) => Arc::new(Unusable::new(&plan.name, error)),
             declared => declared?,
         };
-        declared.insert(key, (plan.clone(), store.clone()));
+        declared.insert(key, (plan.clone(), place, store.clone()));
         Ok(store)
     }
 
@@ -69,6 +72,20 @@ impl Stores {
         lock(&self.declared).retain(|key, _| named(key));
     }
 
+    /// Takes the Secrets that edited manifests hold.
+    pub(super) fn take_keys(&self, keys: &ManifestKeys) {
+        self.brokers.take_keys(keys);
+    }
+
+    /// Where the stores are, by place.
+    pub(super) fn places(&self) -> BTreeMap<Place, Vec<String>> {
+        let mut places: BTreeMap<Place, Vec<String>> = BTreeMap::new();
+        for ((_, name), (_, place, _)) in lock(&self.declared).iter() {
+            places.entry(place.clone()).or_default().push(name.clone());
+        }
+        places
+    }
+
     /// The turn of a store's queue.
     pub(super) fn turn(&self, namespace: &str, plan: &StorePlan) -> Turn {
         let queue = plan.topology.queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default();
@@ -77,20 +94,11 @@ impl Stores {
 
     /// Finishes what waits and closes the file.
     pub(super) fn close(&self) {
-        self.broker.close();
+        self.brokers.close();
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Single insertions and removals: a panicking holder leaves nothing half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Stores share queues and exchanges when namespace, connection and virtual host are the same.
-fn virtual_host(namespace: &str, broker: &BrokerPlan) -> String {
-    let connection = match &broker.connection {
-        BrokerConnection::Secret(name) => format!("secret/{name}"),
-        BrokerConnection::Cluster(name) => format!("cluster/{name}"),
-    };
-    format!("{namespace}/{connection}/{}", broker.virtual_host.as_deref().unwrap_or("/"))
 }

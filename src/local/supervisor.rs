@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::brokers::Place;
 use super::desired::{Desired, Processor};
 use super::items::{self, Item};
 use super::keeper::{Identity, Keeper, What, Wish};
@@ -113,6 +114,7 @@ impl Supervisor {
     /// Everything that can fail. Declaring is idempotent, so a change that fails later has changed nothing that counts.
     fn prepare(&self, desired: Desired, own: &[Key]) -> Result<Change, Vec<String>> {
         let before = self.objects.load();
+        self.stores.take_keys(&desired.keys);
         let mut failed = Vec::new();
         let mut objects = Objects::default();
         for (key, wanted) in &desired.stores {
@@ -250,6 +252,11 @@ impl Supervisor {
     /// The routes, in order of their names.
     pub(super) fn routes(&self) -> Vec<(Key, crate::plan::IngressPlan)> {
         self.objects.load().routes.iter().map(|(key, object)| (key.clone(), object.route.plan.clone())).collect()
+    }
+
+    /// Where the stores are, by place.
+    pub(super) fn places(&self) -> BTreeMap<Place, Vec<String>> {
+        self.stores.places()
     }
 
     /// What `/status` answers.

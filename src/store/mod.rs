@@ -58,6 +58,11 @@ pub trait MessageStore: Send + Sync + fmt::Debug {
     /// Whether the broker can be reached; changes are seen by every receiver.
     fn connection(&self) -> watch::Receiver<Connection>;
 
+    /// Whether other processes may work on the same queue, and then write its deactivation records too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// The queue's name, or the exchange's if there is no queue: for logs and dead letters.
     fn name(&self) -> &str;
 }

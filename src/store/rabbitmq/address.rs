@@ -121,6 +121,19 @@ impl Address {
         Ok(address)
     }
 
+    /// The same address with what a MessageStore says beyond it.
+    #[must_use]
+    pub fn with(mut self, overrides: &Overrides) -> Self {
+        if let Some(name) = &overrides.virtual_host {
+            self.virtual_host.clone_from(name);
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.ca.clone_from(&overrides.ca);
+            tls.server_name.clone_from(&overrides.server_name);
+        }
+        self
+    }
+
     /// Reads `amqp[s]://user:password@host:port[,host:port]/virtual%20host`. User, password and virtual host are
     /// percent-encoded; what is not encoded is taken as it stands.
     pub fn parse(uri: &str) -> Result<Self, AddressError> {

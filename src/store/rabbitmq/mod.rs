@@ -387,6 +387,10 @@ impl MessageStore for RabbitStore {
         self.connection.clone()
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

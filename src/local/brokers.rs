@@ -1,0 +1,124 @@
+//! Which broker a store of a local run gets, and the connections to those brokers.
+//!
+//! Its Secret, if that stands in the manifests; else what `--amqp` names; else the embedded store. `--embedded` wins over
+//! both. One RabbitMQ connection pair serves all stores that name the same broker.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::plan::keys::ManifestKeys;
+use crate::plan::{BrokerConnection, BrokerPlan, KeyRef, KeySource, KeyValues, StorePlan, TlsPlan};
+use crate::store::rabbitmq::{Address, AddressError, AddressSource, Overrides};
+use crate::store::{MessageStore, StoreError, embedded, rabbitmq};
+
+/// Where a store is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// In this process's data folder.
+    Embedded,
+    /// On the RabbitMQ of a Secret among the manifests.
+    Secret(String),
+    /// On the RabbitMQ of `--amqp`.
+    Amqp,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Brokers {
+    embedded: embedded::Broker,
+    amqp: Option<Address>,
+    only_embedded: bool,
+    /// Read before each connect, so that an edited Secret is taken up.
+    keys: Arc<ArcSwap<ManifestKeys>>,
+    connected: Mutex<BTreeMap<(Place, String), rabbitmq::Broker>>,
+}
+
+impl Brokers {
+    pub(super) fn new(embedded: embedded::Broker, amqp: Option<Address>, only_embedded: bool) -> Self {
+        Self { embedded, amqp, only_embedded, keys: Arc::default(), connected: Mutex::default() }
+    }
+
+    /// Takes the Secrets of (edited) manifests. Who is connected stays so; who is not tries again at once.
+    pub(super) fn take_keys(&self, keys: &ManifestKeys) {
+        self.keys.store(Arc::new(keys.clone()));
+        let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        connected.values().for_each(rabbitmq::Broker::refresh);
+    }
+
+    /// Which broker a store gets.
+    pub(super) fn place(&self, namespace: &str, broker: &BrokerPlan) -> Place {
+        if self.only_embedded {
+            return Place::Embedded;
+        }
+        match &broker.connection {
+            BrokerConnection::Secret(secret) if self.keys.load().contains(namespace, KeySource::Secret, secret) => {
+                Place::Secret(secret.clone())
+            }
+            _ if self.amqp.is_some() => Place::Amqp,
+            _ => Place::Embedded,
+        }
+    }
+
+    /// Declares a store: on the embedded store at once, on RabbitMQ whenever there is a connection.
+    pub(super) fn store(
+        &self,
+        namespace: &str,
+        place: &Place,
+        plan: &StorePlan,
+    ) -> Result<Arc<dyn MessageStore>, StoreError> {
+        let shared = virtual_host(namespace, &plan.broker);
+        if *place == Place::Embedded {
+            return self.embedded.store(&shared, &plan.name, &plan.topology);
+        }
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let broker = connected
+            .entry((place.clone(), shared))
+            .or_insert_with(|| rabbitmq::Broker::start("run", self.address(namespace, place, &plan.broker)));
+        Ok(broker.store(&format!("{namespace}/{}", plan.name), &plan.topology, plan.confirm_timeout))
+    }
+
+    fn address(&self, namespace: &str, place: &Place, broker: &BrokerPlan) -> AddressSource {
+        let (keys, namespace, tls) = (self.keys.clone(), namespace.to_owned(), broker.tls.clone());
+        let (virtual_host, amqp) = (broker.virtual_host.clone(), self.amqp.clone());
+        let secret = match place {
+            Place::Secret(secret) => Some(secret.clone()),
+            Place::Amqp | Place::Embedded => None,
+        };
+        Arc::new(move || {
+            let values = keys.load().of(&namespace);
+            let overrides = overrides(virtual_host.clone(), tls.as_ref(), &values);
+            let Some(secret) = &secret else {
+                let address = amqp.clone().ok_or(AddressError::Missing("uri"))?;
+                return Ok(address.with(&overrides));
+            };
+            let get = |key: &str| {
+                values.get(&KeyRef { source: KeySource::Secret, name: secret.clone(), key: key.to_owned() })
+            };
+            Address::read(get, &overrides)
+        })
+    }
+
+    /// Finishes what waits and closes the file.
+    pub(super) fn close(&self) {
+        self.embedded.close();
+    }
+}
+
+fn overrides(virtual_host: Option<String>, tls: Option<&TlsPlan>, values: &dyn KeyValues) -> Overrides {
+    Overrides {
+        virtual_host,
+        ca: tls.and_then(|tls| tls.ca.as_ref()).and_then(|ca| values.get(ca)),
+        server_name: tls.and_then(|tls| tls.server_name.clone()),
+    }
+}
+
+/// Stores share queues and exchanges when namespace, connection and virtual host are the same.
+pub(super) fn virtual_host(namespace: &str, broker: &BrokerPlan) -> String {
+    let connection = match &broker.connection {
+        BrokerConnection::Secret(name) => format!("secret/{name}"),
+        BrokerConnection::Cluster(name) => format!("cluster/{name}"),
+    };
+    format!("{namespace}/{connection}/{}", broker.virtual_host.as_deref().unwrap_or("/"))
+}
