@@ -1,5 +1,8 @@
 //! B8: a process that runs out of file descriptors. A test binary of its own, because the limit is the process's.
 
+// A test says what went wrong by panicking.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
