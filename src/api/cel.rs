@@ -2,6 +2,10 @@
 //!
 //! Each rule stands once: the custom resources carry it, and `plan` refuses the same objects with the same text.
 //! Rules that need more than one object, or a computation, are not here.
+//!
+//! The API server estimates what a rule may cost and refuses a definition that could cost too much. It knows the
+//! size of a field, but not of a function's result: `string(self)` counts as endless, so that a size, which is a
+//! number or a text, is told apart by `type()`.
 
 use serde::Serialize;
 
@@ -40,7 +44,7 @@ pub const POSITIVE: CelRule = CelRule {
 };
 /// A size.
 pub const SIZE: CelRule = CelRule {
-    rule: "string(self).matches('^[0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi|Ti)?$')",
+    rule: "type(self) == string ? self.matches('^[0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi|Ti)?$') : self >= 0",
     message: "not a size; write it in bytes like 64Ki, 1Mi or 1048576",
 };
 
@@ -114,17 +118,17 @@ pub const NO_FILTER_IN_ROUTE: CelRule = CelRule {
 };
 /// The ingress reads bodies into memory.
 pub const MAX_BODY_SIZE: CelRule = CelRule {
-    rule: "!isQuantity(string(self)) || (quantity(string(self)).compareTo(quantity('15Mi')) <= 0 && quantity(string(self)).sign() > 0)",
+    rule: "type(self) == string ? (!isQuantity(self) || (quantity(self).sign() > 0 && quantity(self).compareTo(quantity('15Mi')) <= 0)) : (self > 0 && self <= 15728640)",
     message: "maxBodySize is more than 0 and at most 15Mi, since brokers take no message over 16 MiB; choose a size in between",
 };
 /// Headers travel in one frame.
 pub const MAX_HEADER_SIZE: CelRule = CelRule {
-    rule: "!isQuantity(string(self)) || (quantity(string(self)).compareTo(quantity('64Ki')) <= 0 && quantity(string(self)).compareTo(quantity('1Ki')) >= 0)",
+    rule: "type(self) == string ? (!isQuantity(self) || (quantity(self).compareTo(quantity('1Ki')) >= 0 && quantity(self).compareTo(quantity('64Ki')) <= 0)) : (self >= 1024 && self <= 65536)",
     message: "maxHeaderSize is at least 1Ki and at most 64Ki, since headers must fit into one frame of the broker; choose a size in between",
 };
 /// A body of the largest size must be able to pass.
 pub const IN_FLIGHT_HOLDS_BODY: CelRule = CelRule {
-    rule: "!isQuantity(string(self.maxInFlightBytes)) || !isQuantity(string(self.maxBodySize)) || quantity(string(self.maxInFlightBytes)).compareTo(quantity(string(self.maxBodySize))) >= 0",
+    rule: "(type(self.maxInFlightBytes) == string ? (isQuantity(self.maxInFlightBytes) && quantity(self.maxInFlightBytes).isInteger() ? quantity(self.maxInFlightBytes).asInteger() : 9223372036854775807) : self.maxInFlightBytes) >= (type(self.maxBodySize) == string ? (isQuantity(self.maxBodySize) && quantity(self.maxBodySize).isInteger() ? quantity(self.maxBodySize).asInteger() : 0) : self.maxBodySize)",
     message: "maxInFlightBytes is smaller than maxBodySize, so a body of that size could never be taken; raise maxInFlightBytes or lower maxBodySize",
 };
 
@@ -155,7 +159,7 @@ pub const TARGET_STORE_ALONE: CelRule = CelRule {
 };
 /// Where a URL points must be readable from the manifest.
 pub const TARGET_URL: CelRule = CelRule {
-    rule: r"self.matches('^https?://([a-zA-Z0-9._~-]+|[[][0-9a-fA-F:.]+[]])(:[0-9]{1,5})?([/?][^# ]*)?$') && !self.contains('{{') && !self.contains('{%')",
+    rule: r"self.matches('^https?://([a-zA-Z0-9._~-]+|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?([/?][^# ]*)?$') && !self.contains('{{') && !self.contains('{%')",
     message: "not a URL that can be called; write http://host:port/path or https://…, without user name and password (use auth.basic), fragment or templates",
 };
 /// The path of a Service.
@@ -218,6 +222,6 @@ pub const REPLICAS: CelRule = CelRule {
 };
 /// The answer is kept in memory and becomes a message.
 pub const RESPONSE_BODY_SIZE: CelRule = CelRule {
-    rule: "!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('15Mi')) <= 0",
+    rule: "type(self) == string ? (!isQuantity(self) || quantity(self).compareTo(quantity('15Mi')) <= 0) : self <= 15728640",
     message: "response.maxBodySize is at most 15Mi, since brokers take no message over 16 MiB; choose a smaller size",
 };

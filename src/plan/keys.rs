@@ -8,7 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::finding::Finding;
-use super::schema::shorten;
 use super::world::Named;
 use super::{KeyRef, KeySource, KeyValues};
 use crate::api::shared::{CaKind, CaRef};
@@ -192,11 +191,9 @@ pub(super) fn read(source: KeySource, value: &Value, findings: &mut Vec<Finding>
                             }
                         },
                         (None, _) => {
-                            let found = if field == "stringData" || field == "data" && source == KeySource::ConfigMap {
-                                format!("must be text, not {}; put quotes around it", shorten(&entry.to_string()))
-                            } else {
-                                "must be base64 text; put quotes around it".to_owned()
-                            };
+                            // The value itself is not repeated: it may be a password.
+                            let found = if encoded { "must be base64 text" } else { "must be text" };
+                            let found = format!("{found}; put quotes around it");
                             findings.push(Finding::invalid(path, found));
                         }
                     }

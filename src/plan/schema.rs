@@ -128,7 +128,7 @@ fn check_object(schema: &Value, fields: &mut Map<String, Value>, path: &str, fin
     let unknown: Vec<String> = fields.keys().filter(|name| !properties.contains_key(*name)).cloned().collect();
     for name in unknown {
         fields.remove(&name);
-        findings.push(Finding::invalid(child(path, &name), unknown_field(&name, properties, fields)));
+        findings.push(Finding::invalid(child(path, &name), unknown_field(&name, properties)));
     }
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !fields.contains_key(name) {
@@ -233,13 +233,11 @@ fn check_number(schema: &Value, number: &Number, path: &str, findings: &mut Vec<
     }
 }
 
-fn unknown_field(name: &str, properties: &Map<String, Value>, present: &Map<String, Value>) -> String {
+fn unknown_field(name: &str, properties: &Map<String, Value>) -> String {
     if name == "<<" {
         return "merge keys are not supported; write the fields out".to_owned();
     }
-    // A field that is there already was not meant.
-    let free = properties.keys().map(String::as_str).filter(|known| !present.contains_key(*known));
-    if let Some(near) = nearest(name, free) {
+    if let Some(near) = nearest(name, properties.keys().map(String::as_str)) {
         return format!("unknown field; did you mean `{near}`?");
     }
     match list(properties) {

@@ -4,20 +4,26 @@ use serde_json::Value;
 
 use crate::core::matching::PathPattern;
 use crate::core::schedule::Schedule;
+use crate::expression::{Condition, Key, Template, settable_header as settable};
 
 /// A template.
-pub(super) fn template(_text: &str) -> Result<(), String> {
-    Ok(())
+pub(super) fn template(text: &str) -> Result<(), String> {
+    Template::compile(text).map(drop).map_err(|error| error.to_string())
 }
 
 /// An expression that is true or false.
-pub(super) fn condition(_text: &str) -> Result<(), String> {
-    Ok(())
+pub(super) fn condition(text: &str) -> Result<(), String> {
+    Condition::compile(text).map(drop).map_err(|error| error.to_string())
 }
 
 /// An expression that gives an ordering key.
-pub(super) fn key(_text: &str) -> Result<(), String> {
-    Ok(())
+pub(super) fn key(text: &str) -> Result<(), String> {
+    Key::compile(text).map(drop).map_err(|error| error.to_string())
+}
+
+/// The name of a header that goes to a target.
+pub(super) fn settable_header(name: &str) -> Result<(), String> {
+    settable(name).map(drop).map_err(|error| error.to_string())
 }
 
 /// A cron expression.
@@ -34,6 +40,9 @@ pub(super) fn path_pattern(text: &str) -> Result<(), String> {
 pub(super) fn json_schema(schema: &Value) -> Result<(), String> {
     match jsonschema::draft202012::options().offline().build(schema) {
         Ok(_) => Ok(()),
+        Err(error) if error.to_string().contains("Retrieval is disabled") => {
+            Err("it refers to another document, which is never fetched; bring that in under $defs".to_owned())
+        }
         Err(error) => {
             let at = error.instance_path().to_string();
             let place = if at.is_empty() { String::new() } else { format!("at {at}: ") };

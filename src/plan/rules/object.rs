@@ -25,8 +25,9 @@ const JSON_SCHEMA: Controlled =
 const CRON: Controlled =
     rule("cron", "spec.poll.cron", "write it like `0/2 * * * * ?` (with seconds) or `*/5 * * * *`");
 const HEADER_NAME: Controlled = rule("header-name", "spec", "header names hold letters, digits and `-`, like X-Source");
-const HEADER_RESERVED: Controlled =
-    rule("header-reserved", "spec", "it is set for each message by itself; remove it here");
+const HEADER_RESERVED: Controlled = rule("header-reserved", "spec", "remove it here");
+const HEADER_VALUE: Controlled =
+    rule("header-value", "spec", "it is one line without control characters; write it as such");
 const HEADER_TWICE: Controlled = rule("header-twice", "spec", "header names ignore case; keep one of them");
 const OUTCOME_TWICE: Controlled = rule("outcome-twice", "spec.outcomes", "keep it in one list");
 const BROKER_NAME_LENGTH: Controlled = rule(
@@ -44,6 +45,7 @@ pub(super) const RULES: &[Controlled] = &[
     CRON,
     HEADER_NAME,
     HEADER_RESERVED,
+    HEADER_VALUE,
     HEADER_TWICE,
     OUTCOME_TWICE,
     BROKER_NAME_LENGTH,
@@ -60,7 +62,7 @@ impl Report<'_> {
     fn compiled(&mut self, rule: &Controlled, path: &str, result: Result<(), String>) {
         if let Err(error) = result {
             // Most errors of ours bring their own remedy.
-            if error.contains("; ") || error.contains(" must ") {
+            if error.contains("; ") {
                 self.0.push(Finding::invalid(path, one_line(&error)));
             } else {
                 self.broken(rule, path, error);
@@ -135,7 +137,7 @@ fn check_rule(rule: &Rule, path: &str, report: &mut Report<'_>) {
         ("storeFailed", &response.store_failed.headers, response.store_failed.body.as_ref()),
     ] {
         let path = format!("{path}.response.{name}");
-        check_headers(headers, &format!("{path}.headers"), &ANSWER_RESERVED, report);
+        check_headers(headers, &format!("{path}.headers"), Towards::Caller, report);
         if let Some(body) = body {
             report.template(&format!("{path}.body"), body);
         }
@@ -157,9 +159,9 @@ pub(in crate::plan) fn check_processor(object: &ForwardingProcessor, findings: &
     }
     check_steps(&spec.transform, "spec.transform", &mut report);
     if let Some(headers) = &spec.target.headers {
-        check_headers(&headers.set, "spec.target.headers.set", &REQUEST_RESERVED, &mut report);
+        check_headers(&headers.set, "spec.target.headers.set", Towards::Target, &mut report);
         for (at, name) in headers.remove.iter().enumerate() {
-            check_header_name(name, &format!("spec.target.headers.remove[{at}]"), &[], &mut report);
+            check_header_name(name, &format!("spec.target.headers.remove[{at}]"), &mut report);
         }
     }
     check_outcomes(object, &mut report);
@@ -169,11 +171,11 @@ fn check_steps(steps: &[TransformStep], path: &str, report: &mut Report<'_>) {
     for (at, step) in steps.iter().enumerate() {
         let path = format!("{path}[{at}]");
         if let Some(set) = &step.set_header {
-            check_header_name(&set.name, &format!("{path}.setHeader.name"), &REQUEST_RESERVED, report);
-            report.template(&format!("{path}.setHeader.value"), &set.value);
+            check_set_header(&set.name, &format!("{path}.setHeader.name"), Towards::Target, report);
+            check_header_value(&set.value, &format!("{path}.setHeader.value"), report);
         }
         if let Some(remove) = &step.remove_header {
-            check_header_name(&remove.name, &format!("{path}.removeHeader.name"), &[], report);
+            check_header_name(&remove.name, &format!("{path}.removeHeader.name"), report);
         }
         if let Some(set) = &step.set_body {
             report.template(&format!("{path}.setBody.template"), &set.template);
@@ -187,44 +189,58 @@ fn check_steps(steps: &[TransformStep], path: &str, report: &mut Report<'_>) {
     }
 }
 
-/// Headers that belong to one connection, or that say how long a body is: no template can know them.
-const ANSWER_RESERVED: [&str; 6] =
-    ["connection", "content-length", "keep-alive", "transfer-encoding", "trailer", "upgrade"];
-/// Those, and what an attempt gets by itself.
-const REQUEST_RESERVED: [&str; 9] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "transfer-encoding",
-    "trailer",
-    "upgrade",
-    "host",
-    "stagepost-",
-    "x-stagepost-",
-];
+/// Headers of an answer that the server sets: no template can know them.
+const OF_THE_SERVER: [&str; 6] =
+    ["connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"];
 
-fn check_headers(headers: &BTreeMap<String, String>, path: &str, reserved: &[&str], report: &mut Report<'_>) {
+/// Which header names may be set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Towards {
+    Caller,
+    Target,
+}
+
+fn check_headers(headers: &BTreeMap<String, String>, path: &str, towards: Towards, report: &mut Report<'_>) {
     let mut seen: BTreeMap<String, &String> = BTreeMap::new();
     for (name, value) in headers {
         let path = child(path, name);
-        check_header_name(name, &path, reserved, report);
-        report.template(&path, value);
+        check_set_header(name, &path, towards, report);
+        check_header_value(value, &path, report);
         if let Some(first) = seen.insert(name.to_ascii_lowercase(), name) {
             report.broken(&HEADER_TWICE, path, format!("`{first}` and `{name}` are the same header"));
         }
     }
 }
 
-fn check_header_name(name: &str, path: &str, reserved: &[&str], report: &mut Report<'_>) {
-    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+fn check_header_name(name: &str, path: &str, report: &mut Report<'_>) -> bool {
+    let valid = http::HeaderName::from_bytes(name.as_bytes()).is_ok();
+    if !valid {
         report.broken(&HEADER_NAME, path, format!("`{}` is not a header name", shorten(name)));
+    }
+    valid
+}
+
+fn check_set_header(name: &str, path: &str, towards: Towards, report: &mut Report<'_>) {
+    if !check_header_name(name, path, report) {
         return;
     }
-    let lower = name.to_ascii_lowercase();
-    let is_reserved =
-        reserved.iter().any(|known| if known.ends_with('-') { lower.starts_with(known) } else { lower == *known });
-    if is_reserved {
-        report.broken(&HEADER_RESERVED, path, format!("`{}` cannot be set", shorten(name)));
+    let refused = match towards {
+        Towards::Target => compiles::settable_header(name),
+        Towards::Caller if OF_THE_SERVER.contains(&name.to_ascii_lowercase().as_str()) => {
+            Err(format!("header `{}`: the server sets it", shorten(name)))
+        }
+        Towards::Caller => Ok(()),
+    };
+    report.compiled(&HEADER_RESERVED, path, refused);
+}
+
+fn check_header_value(value: &str, path: &str, report: &mut Report<'_>) {
+    report.template(path, value);
+    // What a template makes of a message is known only then. The last line break is not part of its result.
+    let constant = !value.contains("{{") && !value.contains("{%") && !value.contains("{#");
+    let text = value.strip_suffix('\n').unwrap_or(value);
+    if constant && http::HeaderValue::from_str(text).is_err() {
+        report.broken(&HEADER_VALUE, path, format!("`{}` cannot be a header's value", shorten(text)));
     }
 }
 
