@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::checker::{Checker, Saw};
+use crate::support::http;
 use crate::support::load::Load;
 use crate::support::{Hit, Recorder, Reply, Setup, Stagepost, eventually, manifest, millis, seconds};
 
@@ -38,7 +39,7 @@ fn all_came_once(checker: &Checker, targets: &[&Recorder]) {
     assert!(verdict.lost.is_empty(), "lost: {:?}", verdict.lost);
     assert!(verdict.unexpected.is_empty() && verdict.duplicated.is_empty(), "{verdict:?}");
     assert_eq!(checker.count(Saw::Unknown), 0, "an edit closes no connection in the middle of a request");
-    assert!(checker.count(Saw::Ok) > 100);
+    assert!(checker.count(Saw::Ok) > 20, "no load");
 }
 
 fn settled(run: &Stagepost) {
@@ -106,11 +107,17 @@ fn objects_of_each_kind_come_and_go_under_load_and_a_removed_store_keeps_its_que
     for round in 0..2 {
         run.write("extra.yaml", &[store.as_str(), &route].concat());
         eventually("the new route answers", seconds(5), || {
-            (run.post("/extra", &[], format!("round {round}")).status == 202).then_some(())
+            let answer = http::once(run.listen(), "GET", "/extra", &[], b"").ok()?;
+            (answer.status == 405).then_some(())
         });
+        assert_eq!(run.post("/extra", &[], format!("round {round}")).status, 202);
         run.await_depth("extra", round + 1, seconds(2));
         run.remove("extra.yaml");
-        eventually("the route is gone", seconds(5), || (run.post("/extra", &[], "nobody").status == 404).then_some(()));
+        // Asked by a method that stores nothing: 405 while the route is there.
+        eventually("the route is gone", seconds(5), || {
+            let answer = http::once(run.listen(), "GET", "/extra", &[], b"").ok()?;
+            (answer.status == 404).then_some(())
+        });
         assert_eq!(run.status("MessageStore", "extra"), Value::Null);
     }
     run.write("extra.yaml", &[store.as_str(), &processor].concat());

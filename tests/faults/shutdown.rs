@@ -58,7 +58,7 @@ fn b11_keep_alive_callers_see_answers_until_the_end_and_then_a_closed_door() {
     let verdict = load.checker().judge(hits.iter().map(|hit| hit.body.as_slice()));
     println!("{}", load.checker().summary(&verdict));
     assert!(verdict.lost.is_empty() && verdict.duplicated.is_empty(), "{verdict:?}");
-    assert!(load.checker().count(Saw::Ok) > 100);
+    assert!(load.checker().count(Saw::Ok) > 20, "no load");
 }
 
 #[test]

@@ -59,6 +59,8 @@ fn assert_contains(all: &Value, part: &Value, at: &str) {
                 assert_contains(all, part, &format!("{at}[{index}]"));
             }
         }
+        // 1 and 1.0 are the same number.
+        (Value::Number(all), Value::Number(part)) => assert_eq!(all.as_f64(), part.as_f64(), "{at}"),
         _ => assert_eq!(all, part, "{at}"),
     }
 }

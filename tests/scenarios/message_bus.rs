@@ -1,4 +1,4 @@
-//! S3 and S4: several destinations, topics, full stores, request-reply.
+//! S3 and S4: several destinations, topics, full stores, bursts.
 
 use std::time::Instant;
 

@@ -159,6 +159,11 @@ impl Recorder {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// `127.0.0.1:PORT`, as `Host` names it.
     pub fn host(&self) -> String {
         self.address.to_string()
