@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::checker::{Checker, Saw, Verdict};
 use crate::support::load::Load;
-use crate::support::{Hit, Random, Recorder, Reply, Setup, Stagepost, manifest, millis, seconds};
+use crate::support::{Hit, Random, Recorder, Reply, Setup, Stagepost, alone, beside_others, manifest, millis, seconds};
 
 const KILLS: u32 = 20;
 /// An acknowledgement is durable within 10 ms; the rest is the disk's time to write it.
@@ -72,6 +72,7 @@ fn assert_duplicates_are_explained(hits: &[Hit], kills: &[Instant]) {
 
 #[test]
 fn ten_thousand_messages_from_32_connections_survive_twenty_kills() {
+    let _machine = alone();
     let target = Recorder::start();
     let spec = "ordering: None\nconcurrency: 16";
     let mut run = Setup::manifests(manifest::line(&target.url(), spec)).start();
@@ -87,6 +88,7 @@ fn ten_thousand_messages_from_32_connections_survive_twenty_kills() {
 
 #[test]
 fn one_connection_and_strict_order_stay_in_order_over_twenty_kills() {
+    let _machine = beside_others();
     let target = Recorder::start();
     let mut run = Setup::manifests(manifest::line(&target.url(), "")).start();
     let mut load = Load::start(&run, 1, 0, Duration::ZERO);
@@ -99,6 +101,7 @@ fn one_connection_and_strict_order_stay_in_order_over_twenty_kills() {
 
 #[test]
 fn keys_stay_in_order_over_kills_while_the_target_fails_at_random() {
+    let _machine = beside_others();
     let random = std::sync::Mutex::new(Random::new());
     let target =
         Recorder::answering(move |_| Reply::status(if random.lock().unwrap().between(0, 5) == 0 { 503 } else { 200 }));
@@ -112,6 +115,7 @@ fn keys_stay_in_order_over_kills_while_the_target_fails_at_random() {
 
 #[test]
 fn a_run_without_faults_has_no_duplicate_and_loses_nothing() {
+    let _machine = beside_others();
     let target = Recorder::start();
     let run = Setup::manifests(manifest::line(&target.url(), "ordering: None\nconcurrency: 16")).start();
     let mut load = Load::start(&run, 32, 100, Duration::ZERO);
@@ -124,6 +128,7 @@ fn a_run_without_faults_has_no_duplicate_and_loses_nothing() {
 
 #[test]
 fn an_orderly_restart_under_load_loses_nothing_and_repeats_nothing() {
+    let _machine = beside_others();
     let target = Recorder::answering(|_| Reply::status(200).after(millis(5)));
     let mut run = Setup::manifests(manifest::line(&target.url(), "ordering: None\nconcurrency: 8")).start();
     let mut load = Load::start(&run, 8, 0, millis(1));

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::support::{Recorder, Reply, Setup, manifest, millis, seconds};
+use crate::support::{Recorder, Reply, Setup, beside_others, manifest, millis, seconds};
 
 const SPEC: &str = "ordering: None
 concurrency: 8
@@ -12,6 +12,7 @@ circuitBreaker: {failures: 3, openFor: 1s}";
 
 #[test]
 fn c10_an_open_breaker_lets_probes_through_and_the_backlog_drains_at_the_limited_rate() {
+    let _machine = beside_others();
     let target = Recorder::down(|_| Reply::status(200));
     let run = Setup::manifests(manifest::line(&target.url(), SPEC)).start();
     for number in 0..60 {
@@ -38,6 +39,7 @@ fn c10_an_open_breaker_lets_probes_through_and_the_backlog_drains_at_the_limited
 
 #[test]
 fn c10_a_target_that_flaps_gets_everything_in_the_end_and_no_herd() {
+    let _machine = beside_others();
     let target = Recorder::answering(|hit| Reply::status(if hit.index % 2 == 0 { 503 } else { 200 }));
     let run = Setup::manifests(manifest::line(&target.url(), SPEC)).start();
     for number in 0..40 {

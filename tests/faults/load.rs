@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::support::http::{self, Connection};
-use crate::support::{Recorder, Reply, Setup, eventually, manifest, millis, seconds};
+use crate::support::{Recorder, Reply, Setup, alone, beside_others, eventually, manifest, millis, seconds};
 
 /// As many connections as the default limit allows, if this process may open so many files.
 fn connections_to_try() -> usize {
@@ -16,6 +16,7 @@ fn connections_to_try() -> usize {
 
 #[test]
 fn b8_ten_thousand_open_connections_are_served_and_the_process_stays_small() {
+    let _machine = alone();
     let target = Recorder::start();
     let run = Setup::manifests(manifest::line(&target.url(), "ordering: None\nconcurrency: 8")).start();
     let before = run.memory("VmRSS");
@@ -46,6 +47,7 @@ fn b8_ten_thousand_open_connections_are_served_and_the_process_stays_small() {
 
 #[test]
 fn b8_connections_beyond_the_limit_do_not_keep_the_others_from_being_served() {
+    let _machine = beside_others();
     let target = Recorder::start();
     let rules =
         "rules:\n- name: post\n  path: /in\n  storeRef: {name: box}\nlimits: {maxConnections: 50, readTimeout: 2s}";
@@ -70,7 +72,8 @@ fn b8_connections_beyond_the_limit_do_not_keep_the_others_from_being_served() {
 
 #[test]
 fn memory_stays_bounded_while_large_bodies_come_faster_than_they_go() {
-    // The target is slow and the store bounded, so the rest of 1.5 GiB must be refused, not kept.
+    let _machine = alone();
+    // The target is slow and the store bounded, so the rest must be refused, not kept.
     let target = Recorder::answering(|_| Reply::status(200).after(millis(200)));
     let rules = "rules:\n- name: post\n  path: /in\n  storeRef: {name: box}\nlimits: {maxBodySize: 1Mi, maxInFlightBytes: 16Mi}";
     let yaml = [
@@ -80,11 +83,13 @@ fn memory_stays_bounded_while_large_bodies_come_faster_than_they_go() {
     ];
     let run = Setup::manifests(yaml.concat()).start();
     let body = vec![b'x'; 1024 * 1024];
+    // A debug build takes a quarter of a second for each.
+    let each = if cfg!(debug_assertions) { 12 } else { 64 };
     let (stored, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..24 {
             scope.spawn(|| {
-                for _ in 0..64 {
+                for _ in 0..each {
                     match http::once(run.listen(), "POST", "/in", &[], &body) {
                         Ok(answer) if answer.status == 202 => stored.fetch_add(1, Ordering::Relaxed),
                         // A refusal closes the connection, maybe before the body was read.
@@ -96,8 +101,8 @@ fn memory_stays_bounded_while_large_bodies_come_faster_than_they_go() {
     });
     let (stored, refused, peak) = (stored.into_inner(), refused.into_inner(), run.memory("VmHWM"));
     println!("{stored} stored, {refused} refused, at most {} MiB resident", peak / 1024);
-    assert!(stored > 64 && refused > 0);
+    assert!(stored > 16 && refused > 0);
     // In flight 16 MiB, held by the processor at most 64 MiB, what the store caches, and the program itself.
-    assert!(peak < 256 * 1024, "{} MiB resident", peak / 1024);
+    assert!(peak < 192 * 1024, "{} MiB resident", peak / 1024);
     assert_eq!(run.get("/readyz").status, 200);
 }

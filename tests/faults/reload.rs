@@ -7,7 +7,9 @@ use serde_json::Value;
 use crate::support::checker::{Checker, Saw};
 use crate::support::http;
 use crate::support::load::Load;
-use crate::support::{Hit, Recorder, Reply, Setup, Stagepost, eventually, manifest, millis, seconds};
+use crate::support::{
+    Hit, Recorder, Reply, Setup, Stagepost, alone, beside_others, eventually, manifest, millis, seconds,
+};
 
 const STEADY: &str = "ordering: None\nconcurrency: 4";
 
@@ -49,6 +51,7 @@ fn settled(run: &Stagepost) {
 
 #[test]
 fn edits_of_a_processor_under_load_lose_nothing_and_leave_the_others_alone() {
+    let _machine = beside_others();
     let (first, second, other) = (Recorder::start(), Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
     run.post("/beside", &[], "before");
@@ -73,6 +76,7 @@ fn edits_of_a_processor_under_load_lose_nothing_and_leave_the_others_alone() {
 
 #[test]
 fn edits_of_a_route_under_load_lose_nothing() {
+    let _machine = beside_others();
     let (first, second) = (Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
     let mut load = Load::start(&run, 8, 0, millis(2));
@@ -98,6 +102,7 @@ fn edits_of_a_route_under_load_lose_nothing() {
 
 #[test]
 fn objects_of_each_kind_come_and_go_under_load_and_a_removed_store_keeps_its_queue() {
+    let _machine = beside_others();
     let (first, second, third) = (Recorder::start(), Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
     let mut load = Load::start(&run, 4, 0, millis(2));
@@ -130,6 +135,7 @@ fn objects_of_each_kind_come_and_go_under_load_and_a_removed_store_keeps_its_que
 
 #[test]
 fn an_invalid_edit_is_reported_and_the_old_manifests_stay_in_force() {
+    let _machine = beside_others();
     let (first, second) = (Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
     let mut load = Load::start(&run, 4, 0, millis(2));
@@ -154,6 +160,7 @@ fn an_invalid_edit_is_reported_and_the_old_manifests_stay_in_force() {
 
 #[test]
 fn an_edit_in_the_middle_of_a_retry_wait_keeps_the_message_and_the_order() {
+    let _machine = beside_others();
     let (first, second) = (Recorder::answering(|_| Reply::status(500)), Recorder::start());
     let run = two_lines(&first, &second);
     let failing = "retry: {maxRedeliveries: -1, interval: 60s}";

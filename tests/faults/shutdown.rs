@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::support::checker::Saw;
 use crate::support::http::{self, Connection};
 use crate::support::load::Load;
-use crate::support::{Recorder, Reply, Setup, eventually, manifest, millis, seconds};
+use crate::support::{Recorder, Reply, Setup, beside_others, eventually, manifest, millis, seconds};
 
 #[test]
 fn b11_requests_in_flight_at_sigterm_are_answered_and_what_was_answered_202_is_stored() {
+    let _machine = beside_others();
     let target = Recorder::down(|_| Reply::status(200));
     let mut run = Setup::manifests(manifest::line(&target.url(), "")).start();
     let mut half_sent: Vec<Connection> = (0..16)
@@ -43,6 +44,7 @@ fn b11_requests_in_flight_at_sigterm_are_answered_and_what_was_answered_202_is_s
 
 #[test]
 fn b11_keep_alive_callers_see_answers_until_the_end_and_then_a_closed_door() {
+    let _machine = beside_others();
     let target = Recorder::start();
     let mut run = Setup::manifests(manifest::line(&target.url(), "ordering: None\nconcurrency: 8")).start();
     let mut load = Load::start(&run, 16, 0, millis(1));
@@ -63,6 +65,7 @@ fn b11_keep_alive_callers_see_answers_until_the_end_and_then_a_closed_door() {
 
 #[test]
 fn a_shutdown_in_a_retry_wait_is_quick_and_counts_nothing() {
+    let _machine = beside_others();
     let target = Recorder::statuses(&[500]);
     let spec = "retry: {maxRedeliveries: 1, interval: 20s, backoffFactor: 1}";
     let mut run = Setup::manifests(manifest::line(&target.url(), spec)).start();
@@ -78,6 +81,7 @@ fn a_shutdown_in_a_retry_wait_is_quick_and_counts_nothing() {
 
 #[test]
 fn a_drain_that_the_target_holds_up_is_cut_off_by_the_grace_period_and_loses_nothing() {
+    let _machine = beside_others();
     let target = Recorder::answering(|hit| if hit.index == 0 { Reply::hang() } else { Reply::status(200) });
     let mut run = Setup::manifests(manifest::line(&target.url(), "")).arg("--grace").arg("2s").start();
     run.post("/in", &[], "one");

@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod process;
 pub mod recorder;
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 pub use http::Connection;
@@ -77,4 +78,16 @@ impl Random {
         self.0 ^= self.0 << 17;
         low + self.0 % (high - low)
     }
+}
+
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// For a test that may run beside others. None that wants the machine [`alone`] runs as long as this is held.
+pub fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a test that uses the machine up or measures it.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
