@@ -15,7 +15,6 @@ mod scenarios {
     mod payment_desk;
     mod polling;
     mod reliable_delivery;
-    mod request_reply;
     mod retry;
     mod start;
     mod suspension;

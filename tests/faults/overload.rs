@@ -41,7 +41,7 @@ fn round(to: SocketAddr, callers: usize, through: Duration) -> Seen {
                 }
                 other => seen.other.push(other),
             }
-            if answer.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+            if answer.closes() {
                 connection = Connection::open(to).unwrap();
             }
         }

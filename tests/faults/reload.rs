@@ -7,9 +7,7 @@ use serde_json::Value;
 use crate::support::checker::{Checker, Saw};
 use crate::support::http;
 use crate::support::load::Load;
-use crate::support::{
-    Hit, Recorder, Reply, Setup, Stagepost, alone, beside_others, eventually, manifest, millis, seconds,
-};
+use crate::support::{Hit, Recorder, Reply, Setup, Stagepost, beside_others, eventually, manifest, millis, seconds};
 
 const STEADY: &str = "ordering: None\nconcurrency: 4";
 
@@ -123,7 +121,7 @@ fn objects_of_each_kind_come_and_go_under_load_and_a_removed_store_keeps_its_que
             let answer = http::once(run.listen(), "GET", "/extra", &[], b"").ok()?;
             (answer.status == 404).then_some(())
         });
-        assert_eq!(run.status("MessageStore", "extra"), Value::Null);
+        run.await_status("MessageStore", "extra", seconds(2), Value::is_null);
     }
     run.write("extra.yaml", &[store.as_str(), &processor].concat());
     third.await_hits(2, seconds(5));

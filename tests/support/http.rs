@@ -27,6 +27,11 @@ impl Answer {
         first(&self.headers, name)
     }
 
+    /// Whether the connection ends with this answer.
+    pub fn closes(&self) -> bool {
+        self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    }
+
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()

@@ -65,7 +65,7 @@ fn send(sender: u32, least: u32, pace: Duration, checker: &Checker, address: &Rw
         match open.request("POST", "/in", &[], id.payload().as_bytes()) {
             Ok(answer) => {
                 checker.saw(id, if answer.status == 202 { Saw::Ok } else { Saw::Fail });
-                connection = Some(open);
+                connection = (!answer.closes()).then_some(open);
             }
             Err(Failed::NotSent(_)) => continue,
             Err(Failed::Unknown(_)) => checker.saw(id, Saw::Unknown),
