@@ -178,6 +178,7 @@ pub(super) fn items_of(mapping: &Value) -> Result<Value, Error> {
 
 /// The member of a mapping or the item of a list, or `None`.
 pub(super) fn member(value: &Value, key: &Value) -> Result<Option<Value>, Error> {
+    charge(ITEM)?;
     let found = value.get_item(&number::plain(key)).ok().filter(|found| !found.is_undefined());
     found.map(ValidateOk::validate_ok).transpose()
 }

@@ -10,7 +10,7 @@ use minijinja::{Error, ErrorKind, Value};
 /// Steps of one evaluation, in minijinja's unit: one instruction.
 pub(super) const FUEL: u64 = 500_000;
 /// Bytes that one evaluation may make or walk through.
-const BUDGET: usize = 48 * 1024 * 1024;
+const BUDGET: usize = 40 * 1024 * 1024;
 /// The longest text, output included, in bytes.
 pub(super) const MAX_TEXT: usize = 16 * 1024 * 1024;
 /// The most items of a list, and the most repetitions.
@@ -18,7 +18,7 @@ pub(super) const MAX_ITEMS: usize = 1024 * 1024;
 /// Lists in lists, macros in macros: deeper than any message, shallow enough for a thread's stack.
 pub(super) const MAX_DEPTH: usize = 128;
 /// What an item of a list costs beside its text.
-pub(super) const ITEM: usize = 64;
+pub(super) const ITEM: usize = 80;
 
 thread_local! {
     /// What is left for the evaluation that runs on this thread. Outside of one there is no bound: error texts.
@@ -43,7 +43,7 @@ pub(super) fn charge(bytes: usize) -> Result<(), Error> {
     if left == usize::MAX {
         return Ok(());
     }
-    let Some(rest) = left.checked_sub(bytes) else { return Err(exceeded("it handles more than 48 MiB of text")) };
+    let Some(rest) = left.checked_sub(bytes) else { return Err(exceeded("it handles more than 40 MiB of text")) };
     LEFT.set(rest);
     Ok(())
 }
