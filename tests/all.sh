@@ -25,7 +25,8 @@ step format cargo fmt --check
 step lints cargo clippy --quiet --all-targets -- -D warnings
 step tests cargo test --no-fail-fast
 if [ "$fuzz_seconds" -gt 0 ]; then
-  step fuzzing env FUZZ_SECONDS="$fuzz_seconds" cargo test --test manifests fuzz -- --nocapture
+  # Four targets, one after the other.
+  step fuzzing env FUZZ_SECONDS=$(((fuzz_seconds + 3) / 4)) cargo test --test fuzz -- --nocapture --test-threads 1
 fi
 
 read -r passed failed ignored < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log")
