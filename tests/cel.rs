@@ -1,5 +1,7 @@
 //! The CEL rules of the custom resources, evaluated as an API server would, against the same rules in Rust.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_push_string, clippy::format_collect)]
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use stagepost::api;

@@ -1,7 +1,7 @@
 //! No input makes `stagepost check` or the parsers behind it panic, hang or overflow.
 //!
-//! Each target mutates real inputs for FUZZ_SECONDS (1 by default; `make test` gives a minute to all of them). The seed
-//! is printed with a failure, and FUZZ_SEED repeats it.
+//! Each target mutates real inputs for `FUZZ_SECONDS` (1 by default; `make test` gives a minute to all of them). The seed
+//! is printed with a failure, and `FUZZ_SEED` repeats it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

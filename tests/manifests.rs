@@ -1,5 +1,7 @@
 //! Manifests as users write them: valid ones load, invalid ones are refused with the text that was promised.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_push_string, clippy::format_collect)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

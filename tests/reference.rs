@@ -2,6 +2,8 @@
 //!
 //! `UPDATE=1 cargo test --test reference` writes it anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_push_string, clippy::format_collect)]
+
 use std::fmt::Write as _;
 use std::path::Path;
 

@@ -24,20 +24,17 @@ pub const READY: &str = "Ready";
 /// `lastTransitionTime` changes only with the status, as the convention of Kubernetes has it. Returns whether
 /// anything but that time changed.
 pub fn set(conditions: &mut Vec<Condition>, mut condition: Condition) -> bool {
-    match conditions.iter_mut().find(|present| present.type_ == condition.type_) {
-        Some(present) => {
-            if present.status == condition.status {
-                condition.last_transition_time = present.last_transition_time.clone();
-            }
-            let changed = *present != condition;
-            *present = condition;
-            changed
+    if let Some(present) = conditions.iter_mut().find(|present| present.type_ == condition.type_) {
+        if present.status == condition.status {
+            condition.last_transition_time = present.last_transition_time.clone();
         }
-        None => {
-            let at = conditions.partition_point(|present| present.type_ < condition.type_);
-            conditions.insert(at, condition);
-            true
-        }
+        let changed = *present != condition;
+        *present = condition;
+        changed
+    } else {
+        let at = conditions.partition_point(|present| present.type_ < condition.type_);
+        conditions.insert(at, condition);
+        true
     }
 }
 

@@ -3,6 +3,9 @@
 //! A leaf: nothing of the delivery rules is known here. Durations and sizes are texts, as they stand in a manifest;
 //! `plan` reads them. What the schema and its rules ([`cel`]) can refuse, the API server refuses.
 
+// Descriptions in the CRDs are these comments: `kubectl explain` shows them as plain text.
+#![allow(clippy::doc_markdown)]
+
 pub mod cel;
 pub mod condition;
 pub mod delivery;

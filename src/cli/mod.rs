@@ -30,6 +30,8 @@ struct Cli {
     log_level: String,
 }
 
+// One value in a process: its size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run all objects in these files or folders, in one process, without a cluster

@@ -1,9 +1,13 @@
 //! Durations as manifests write them (`250ms`, `3s`, `1m30s`, `24h`) and as plans keep them (milliseconds).
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// The pattern that a duration in a manifest has, for the schema of the custom resources.
 pub const PATTERN: &str = "^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?([0-9]{1,6}ms)?$";
+
+/// From the longest, each with its milliseconds.
+const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Parses `1h30m`, `1m30s`, `3s`, `250ms` and their combinations, in this order of units, each at most once.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
@@ -11,7 +15,6 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let mut rest = text;
     let mut total: u64 = 0;
     let mut next_unit = 0;
-    const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
     if text.is_empty() {
         return Err(invalid());
     }
@@ -42,9 +45,10 @@ pub fn format(duration: Duration) -> String {
         return "0s".to_owned();
     }
     let mut text = String::new();
-    for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+    for (unit, size) in UNITS {
         if left >= size {
-            text.push_str(&format!("{}{unit}", left / size));
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{}{unit}", left / size);
             left %= size;
         }
     }

@@ -186,7 +186,7 @@ mod tests {
     use crate::plan::ResponsePlan;
 
     fn rule(path: &str) -> RulePlan {
-        let answer = ResponsePlan { status: 202, headers: Default::default(), body: None };
+        let answer = ResponsePlan { status: 202, headers: std::collections::BTreeMap::default(), body: None };
         RulePlan {
             name: "a".into(),
             path: path.into(),

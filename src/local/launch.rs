@@ -166,7 +166,7 @@ pub(super) struct Services {
 
 impl Services {
     /// A bare name must not mean Services of two namespaces; one that means none is worth a warning.
-    pub(super) fn check<'a>(&self, plans: impl Iterator<Item = &'a ForwarderPlan> + Clone) -> Result<(), String> {
+    pub(super) fn check<'a>(&self, plans: &(impl Iterator<Item = &'a ForwarderPlan> + Clone)) -> Result<(), String> {
         for assignment in &self.named {
             let named = plans.clone().filter_map(|plan| match &plan.target {
                 TargetPlan::Http(http) => match &http.address {

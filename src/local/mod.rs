@@ -178,7 +178,7 @@ impl Run {
         let sink = start_sink(options.sink).await?;
         let sink_address = sink.as_ref().map(RunningSink::address);
         let services = Services { named: options.services.clone(), sink: sink_address };
-        services.check(desired.processors.values().map(|wanted| &wanted.plan)).map_err(RunError::Usage)?;
+        services.check(&desired.processors.values().map(|wanted| &wanted.plan)).map_err(RunError::Usage)?;
         let brokers = Brokers::new(broker, options.amqp.clone(), options.embedded);
         let supervisor = Arc::new(Supervisor::new(Stores::new(brokers), services, options.hold_limit));
         supervisor.start(desired, bound, options.grace).map_err(RunError::NotStarted)?;

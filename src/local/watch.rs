@@ -95,7 +95,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.yaml");
         std::fs::write(&file, "a: 1").unwrap();
-        let mut watcher = Watcher::new(&[file.clone()]).unwrap();
+        let mut watcher = Watcher::new(std::slice::from_ref(&file)).unwrap();
         std::fs::write(&file, "a: 2").unwrap();
         timeout(SOON, watcher.edited()).await.unwrap();
         std::fs::write(folder.path().join("a.tmp"), "a: 3").unwrap();

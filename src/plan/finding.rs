@@ -24,7 +24,7 @@ pub enum Reason {
     Invalid,
     /// The queue is somebody else's: `Accepted=False`.
     StoreInUse,
-    /// It does not fit into a ConfigMap: `Accepted=False`.
+    /// It does not fit into a `ConfigMap`: `Accepted=False`.
     PlanTooLarge,
     /// Something that the spec names does not exist: `ResolvedRefs=False`.
     NotFound,

@@ -1,4 +1,4 @@
-//! Secrets and ConfigMaps: which keys objects need, and those that stand in manifests.
+//! Secrets and `ConfigMaps`: which keys objects need, and those that stand in manifests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{KeyRef, KeySource, KeyValues};
 use crate::api::shared::{CaKind, CaRef};
 use crate::api::{ForwardingProcessor, MessageStore};
 
-/// What an object needs of one Secret or ConfigMap.
+/// What an object needs of one Secret or `ConfigMap`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
     /// The field that names it.
@@ -35,7 +35,7 @@ pub enum NeededKeys {
     AnyOf(Vec<String>),
 }
 
-/// The Secrets and ConfigMaps that a store needs. Those of a `clusterRef` are the RabbitMQ operator's to make.
+/// The Secrets and `ConfigMaps` that a store needs. Those of a `clusterRef` are the RabbitMQ operator's to make.
 pub fn of_store(store: &MessageStore) -> Vec<Need> {
     let broker = &store.spec.broker;
     let mut needs = Vec::new();
@@ -53,7 +53,7 @@ pub fn of_store(store: &MessageStore) -> Vec<Need> {
     needs
 }
 
-/// The Secrets and ConfigMaps that a processor needs for its target.
+/// The Secrets and `ConfigMaps` that a processor needs for its target.
 pub fn of_processor(processor: &ForwardingProcessor) -> Vec<Need> {
     let target = &processor.spec.target;
     let mut needs = Vec::new();
@@ -97,7 +97,7 @@ fn texts(keys: &[&str]) -> Vec<String> {
 
 type Values = BTreeMap<(String, KeySource, String), BTreeMap<String, Vec<u8>>>;
 
-/// The Secrets and ConfigMaps of manifests.
+/// The Secrets and `ConfigMaps` of manifests.
 #[derive(Clone, Default)]
 pub struct ManifestKeys {
     values: Arc<Values>,
@@ -111,7 +111,7 @@ impl std::fmt::Debug for ManifestKeys {
 }
 
 impl ManifestKeys {
-    /// Whether a Secret or ConfigMap is among the manifests.
+    /// Whether a Secret or `ConfigMap` is among the manifests.
     pub fn contains(&self, namespace: &str, source: KeySource, name: &str) -> bool {
         self.values.contains_key(&(namespace.to_owned(), source, name.to_owned()))
     }
@@ -149,7 +149,7 @@ impl ManifestKeys {
     }
 }
 
-/// The Secrets and ConfigMaps of one namespace.
+/// The Secrets and `ConfigMaps` of one namespace.
 #[derive(Clone)]
 pub struct NamespaceKeys {
     namespace: String,
@@ -162,7 +162,7 @@ impl KeyValues for NamespaceKeys {
     }
 }
 
-/// Reads `data`, `stringData` and `binaryData` of a Secret or ConfigMap, as the API server would.
+/// Reads `data`, `stringData` and `binaryData` of a Secret or `ConfigMap`, as the API server would.
 pub(super) fn read(source: KeySource, value: &Value, findings: &mut Vec<Finding>) -> BTreeMap<String, Vec<u8>> {
     let mut values = BTreeMap::new();
     let fields: [(&str, bool); 2] = match source {
@@ -180,16 +180,15 @@ pub(super) fn read(source: KeySource, value: &Value, findings: &mut Vec<Finding>
                         (Some(text), false) => {
                             values.insert(key.clone(), text.as_bytes().to_vec());
                         }
-                        (Some(text), true) => match STANDARD.decode(text.split_whitespace().collect::<String>()) {
-                            Ok(bytes) => {
+                        (Some(text), true) => {
+                            if let Ok(bytes) = STANDARD.decode(text.split_whitespace().collect::<String>()) {
                                 values.insert(key.clone(), bytes);
-                            }
-                            Err(_) => {
+                            } else {
                                 let plain = if source == KeySource::Secret { "stringData" } else { "data" };
                                 let message = format!("not base64; encode it, or write it under {plain} as it is");
                                 findings.push(Finding::invalid(path, message));
                             }
-                        },
+                        }
                         (None, _) => {
                             // The value itself is not repeated: it may be a password.
                             let found = if encoded { "must be base64 text" } else { "must be text" };

@@ -55,7 +55,7 @@ pub struct Manifests {
     pub routes: Vec<Loaded<IngressRoute, IngressPlan>>,
     /// The processors.
     pub processors: Vec<Loaded<ForwardingProcessor, ForwarderPlan>>,
-    /// The Secrets and ConfigMaps.
+    /// The Secrets and `ConfigMaps`.
     pub keys: ManifestKeys,
     /// All that is wrong, by file and line. If there is any, not every object has a plan.
     pub violations: Vec<Violation>,
@@ -278,6 +278,7 @@ impl Sorting {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // it goes into what is kept
     fn ours(&mut self, kind: Kind, origin: Origin, mut value: Value, identity: Identity, mut findings: Vec<Finding>) {
         validate::shape(kind, &mut value, &mut findings);
         object::check_booleans(&origin, &value, &mut findings);

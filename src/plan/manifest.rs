@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::finding::Violation;
 use super::position::{Positions, positions};
 
-/// Largest file. A ConfigMap or Secret has at most 1 MiB, and a file may hold many.
+/// Largest file. A `ConfigMap` or Secret has at most 1 MiB, and a file may hold many.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// One object in a file.

@@ -33,10 +33,12 @@ use crate::core::rate::RateLimit;
 use crate::core::topology::Topology;
 use crate::expression::Step;
 
-/// Largest plan, as JSON: what fits into a ConfigMap with room for its metadata.
+/// Largest plan, as JSON: what fits into a `ConfigMap` with room for its metadata.
 pub const MAX_PLAN_BYTES: usize = 900 * 1024;
 
 /// What one worker runs.
+// A process has few of them: their size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Plan {
@@ -47,10 +49,10 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// The first 10 hex digits of the SHA-256 of the plan's JSON: names its ConfigMap.
+    /// The first 10 hex digits of the SHA-256 of the plan's JSON: names its `ConfigMap`.
     pub fn hash(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
-        Sha256::digest(&json).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(&json).iter().take(5).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"))
     }
 }
 
@@ -79,11 +81,11 @@ impl ObjectName {
     }
 }
 
-/// One key of a Secret or ConfigMap in the object's namespace. Never a value.
+/// One key of a Secret or `ConfigMap` in the object's namespace. Never a value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyRef {
-    /// Whether it is a Secret or a ConfigMap.
+    /// Whether it is a Secret or a `ConfigMap`.
     pub source: KeySource,
     /// The object's name.
     pub name: String,
@@ -96,7 +98,7 @@ pub struct KeyRef {
 pub enum KeySource {
     /// A Secret.
     Secret,
-    /// A ConfigMap.
+    /// A `ConfigMap`.
     ConfigMap,
 }
 
@@ -406,7 +408,7 @@ pub enum SchedulePlan {
     /// A cron expression, see [`crate::core::schedule`].
     #[serde(rename_all = "camelCase")]
     Cron {
-        /// Quartz with 6 or 7 fields, or a CronJob's 5.
+        /// Quartz with 6 or 7 fields, or a `CronJob`'s 5.
         expression: String,
         /// An IANA name.
         time_zone: String,

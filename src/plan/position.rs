@@ -268,7 +268,8 @@ mod tests {
         for level in 1..12 {
             let before = level - 1;
             let items = vec![format!("*a{before}"); 9].join(", ");
-            text.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+            let line = format!("a{level}: &a{level} [{items}]\n");
+            text.push_str(&line);
         }
         assert!(positions(&text, 1).unwrap_err().message.contains("aliases"));
     }

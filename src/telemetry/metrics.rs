@@ -1,4 +1,4 @@
-//! The metrics of a process, in the OpenMetrics text format.
+//! The metrics of a process, in the `OpenMetrics` text format.
 //!
 //! Labels are names of objects, never paths, keys or bodies: their number is bounded by what the user applied.
 //! Each object takes its handles once, when it is loaded; a message then costs atomic additions only. The same

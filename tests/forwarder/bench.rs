@@ -89,6 +89,7 @@ pub(crate) fn every_two_seconds() -> SchedulePlan {
 }
 
 /// A message as the ingress stores it; the body is its id, and `x-key` what stands before a colon in it.
+#[allow(clippy::needless_pass_by_value)] // reads better where it is called
 pub(crate) fn message(id: impl ToString) -> Message {
     let id = id.to_string();
     let mut message = Message::new(MessageId::new(id.clone()), id.clone());

@@ -115,7 +115,7 @@ pub(super) fn store_not_found(world: &World<'_>, namespace: &str, name: &str, pa
     Finding::not_found(path, format!("there is no MessageStore `{name}` in namespace `{namespace}`; {hint}"))
 }
 
-/// Refuses what does not fit into a ConfigMap.
+/// Refuses what does not fit into a `ConfigMap`.
 fn bounded<P: Serialize>(plan: P) -> Result<P, Finding> {
     let size = serde_json::to_vec(&plan).map_or(usize::MAX, |json| json.len());
     if size <= MAX_PLAN_BYTES {

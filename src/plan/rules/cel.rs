@@ -309,8 +309,8 @@ fn is_target_url(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    let after_host = match authority.strip_prefix('[') {
-        Some(literal) => match literal.split_once(']') {
+    let after_host = if let Some(literal) = authority.strip_prefix('[') {
+        match literal.split_once(']') {
             Some((address, after))
                 if !address.is_empty()
                     && address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.') =>
@@ -318,15 +318,14 @@ fn is_target_url(url: &str) -> bool {
                 after
             }
             _ => return false,
-        },
-        None => {
-            let host = authority.find(':').unwrap_or(authority.len());
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte);
-            if host == 0 || !authority[..host].bytes().all(allowed) {
-                return false;
-            }
-            &authority[host..]
         }
+    } else {
+        let host = authority.find(':').unwrap_or(authority.len());
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte);
+        if host == 0 || !authority[..host].bytes().all(allowed) {
+            return false;
+        }
+        &authority[host..]
     };
     let port = match after_host.strip_prefix(':') {
         Some(port) => (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit()),

@@ -92,9 +92,10 @@ impl Address {
             // A trailing newline is how `echo` and editors end a value; no name or password contains one.
             Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
         };
-        let mut address = match text("uri")?.map_or_else(|| text("connection_string"), |uri| Ok(Some(uri)))? {
-            Some(uri) => Self::parse(&uri)?,
-            None => {
+        let mut address =
+            if let Some(uri) = text("uri")?.map_or_else(|| text("connection_string"), |uri| Ok(Some(uri)))? {
+                Self::parse(&uri)?
+            } else {
                 let port = text("port")?;
                 Self {
                     hosts: parse_hosts(&text("host")?.ok_or(AddressError::Missing("host"))?, port.as_deref())?,
@@ -104,8 +105,7 @@ impl Address {
                     // With separate keys the TLS port is how TLS is asked for.
                     tls: (port.as_deref() == Some("5671")).then(Tls::default),
                 }
-            }
-        };
+            };
         if let Some(name) = &overrides.virtual_host {
             address.virtual_host.clone_from(name);
         }

@@ -41,6 +41,9 @@ const QUORUM_SETTLES: Duration = Duration::from_secs(2);
 /// Between two tries to declare what the broker refused.
 const REDECLARE: Duration = Duration::from_secs(5);
 
+/// Which store asked for which binding keys.
+type BindingsByStore = HashMap<String, BTreeSet<String>>;
+
 /// One broker and virtual host, with its two connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker(Arc<Shared>);
@@ -51,7 +54,7 @@ struct Shared {
     /// When this process first found or made each quorum queue.
     settled: Mutex<HashMap<String, Instant>>,
     /// Which store of this process asked for which bindings, by queue and exchange.
-    bound: Mutex<HashMap<(String, String), HashMap<String, BTreeSet<String>>>>,
+    bound: Mutex<HashMap<(String, String), BindingsByStore>>,
 }
 
 impl fmt::Debug for Broker {
@@ -164,12 +167,12 @@ impl Keeper {
             let result = self.declare().await;
             let _ = self.declared.send_replace(result.clone());
             if let (Ok(()), Some(left)) = (&result, self.settling()) {
-                self.tell(Err(StoreError::NotConnected("the queue is being set up".to_owned())));
+                self.tell(&Err(StoreError::NotConnected("the queue is being set up".to_owned())));
                 tokio::time::sleep(left).await;
             }
             let failed = result.is_err();
             let refused = matches!(&result, Err(StoreError::Mismatch(_) | StoreError::NotFound(_)));
-            self.tell(result);
+            self.tell(&result);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = consuming.changed() => if changed.is_err() { return },
@@ -199,10 +202,10 @@ impl Keeper {
         self.broker.settling(&self.topology.queue.as_ref()?.name)
     }
 
-    fn tell(&self, result: Result<(), StoreError>) {
+    fn tell(&self, result: &Result<(), StoreError>) {
         let publishing = self.broker.0.publishing.state().borrow().clone();
         let consuming = self.broker.0.consuming.state().borrow().clone();
-        let connection = match (&result, publishing, consuming) {
+        let connection = match (result, publishing, consuming) {
             (_, State::Connecting, State::Connecting | State::Up(_) | State::Blocked(..))
             | (_, State::Up(_) | State::Blocked(..), State::Connecting) => Connection::Connecting,
             (_, State::Down(error), _) | (_, _, State::Down(error)) => Connection::Down(error),

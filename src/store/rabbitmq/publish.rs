@@ -210,17 +210,14 @@ impl Window {
                         return true;
                     }
                 }
-                request = incoming.recv(), if room => match request {
-                    Some(request) => {
-                        if let Err(error) = self.send(request).await {
-                            self.fail_all(&error);
-                            return true;
-                        }
+                request = incoming.recv(), if room => if let Some(request) = request {
+                    if let Err(error) = self.send(request).await {
+                        self.fail_all(&error);
+                        return true;
                     }
-                    None => {
-                        self.drain(state).await;
-                        return false;
-                    }
+                } else {
+                    self.drain(state).await;
+                    return false;
                 },
             }
         }
