@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Exit;
 use crate::plan::load::{self, Options};
+use crate::telemetry::console;
 
 /// Flags of `stagepost check`.
 #[derive(Debug, clap::Args)]
@@ -39,10 +40,10 @@ pub(super) fn run(args: &Args) -> Exit {
     let found = load::load(&args.paths, &options);
     match args.output {
         Some(Output::Json) => {
-            println!("{:#}", json!({"violations": found.violations, "warnings": found.warnings}));
+            console::print(&format!("{:#}", json!({"violations": found.violations, "warnings": found.warnings})));
         }
         None => {
-            found.violations.iter().for_each(|violation| println!("{violation}"));
+            found.violations.iter().for_each(|violation| console::print(&violation.to_string()));
             found.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{Exit, failed};
 use crate::api;
+use crate::telemetry::console;
 
 /// Flags of `stagepost crds`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ pub(super) fn run(args: &Args) -> Exit {
     let files = api::crds_yaml();
     let Some(folder) = &args.dir else {
         let texts: Vec<String> = files.into_iter().map(|(_, yaml)| yaml).collect();
-        print!("{}", texts.join("---\n"));
+        console::print(texts.join("---\n").trim_end());
         return Exit::Done;
     };
     let written = write(folder.clone(), None)

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{Exit, failed, table};
 use crate::local::names::{self, Wanted};
+use crate::telemetry::console;
 
 /// To a process on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -78,7 +79,7 @@ pub(super) fn status(args: &StatusArgs) -> Exit {
 pub(super) fn reactivate(args: &ReactivateArgs) -> Exit {
     match block_on(post(args)) {
         Ok(line) => {
-            println!("{line}");
+            console::print(&line);
             Exit::Done
         }
         Err(error) => exit_of(&error),
@@ -117,20 +118,14 @@ async fn show(args: &StatusArgs) -> Result<(), RemoteError> {
         }
     }
     if args.output == Some(Output::Json) {
-        println!("{status:#}");
+        console::print(&format!("{status:#}"));
         return Ok(());
     }
     let lines = table::render(items, args.output == Some(Output::Wide), Timestamp::now());
     if lines.is_empty() {
-        println!("No objects.");
+        console::print("No objects.");
     } else {
-        println!(
-            "{}",
-            lines.join(
-                "
-"
-            )
-        );
+        console::print(&lines.join("\n"));
     }
     Ok(())
 }
