@@ -85,7 +85,7 @@ impl<const QUORUM: bool> Subject for Rabbit<QUORUM> {
     const COUNTS_WHAT_IS_TAKEN: bool = false;
 
     fn missing() -> Option<&'static str> {
-        broker::version().is_none().then_some("the store contract on RabbitMQ; STAGEPOST_TEST_RABBITMQ names a version")
+        broker::version().is_none().then_some("the store contract on RabbitMQ")
     }
 
     async fn start() -> Self {

@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -39,6 +40,14 @@ pub(crate) struct Rabbit {
 /// are left out, and say so).
 pub(crate) fn version() -> Option<String> {
     std::env::var("STAGEPOST_TEST_RABBITMQ").ok().filter(|version| !version.is_empty())
+}
+
+/// Says once in a process that something was left out. Not by `println!`: that shows only with failures.
+pub(crate) fn leave_out(what: &str) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| {
+        let _ = writeln!(std::io::stderr(), "left out: {what}; STAGEPOST_TEST_RABBITMQ names a version");
+    });
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
