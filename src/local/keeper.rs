@@ -231,6 +231,7 @@ impl Worker {
             _ => running.launch.patience(),
         };
         if matches!(next, What::Suspend(_)) {
+            tracing::info!(processor = %self.identity.slashed, "suspended: no attempt starts any more");
             self.shows(Phase::Suspended);
         }
         let drained = join_all(running.handles.iter().map(|handle| handle.stop(grace))).await;
