@@ -108,6 +108,20 @@ pub const STORE_DEADLINE: CelRule = CelRule {
 
 // IngressRoute.
 
+/// The name of a rule.
+pub const RULE_NAME: CelRule = CelRule {
+    rule: "self.matches('^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$')",
+    message: "not a rule's name; use letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+};
+/// A method.
+pub const METHOD: CelRule =
+    CelRule { rule: "self.matches('^[A-Z]+$')", message: "not an HTTP method; write it in capitals, like POST" };
+/// A media type. Loose, for what it may cost with so many: what is no token matches no request.
+pub const MEDIA_TYPE: CelRule = CelRule {
+    rule: "self.matches('^[^/;, *]+/[^/;, *]+$')",
+    message: "not a media type; write it like application/json, without parameters",
+};
+
 /// A path pattern begins at the root.
 pub const RULE_PATH: CelRule =
     CelRule { rule: "self.startsWith('/')", message: "a path begins with `/`; write it like /orders/{id}" };
@@ -118,7 +132,7 @@ pub const NO_FILTER_IN_ROUTE: CelRule = CelRule {
 };
 /// The ingress reads bodies into memory.
 pub const MAX_BODY_SIZE: CelRule = CelRule {
-    rule: "type(self) == string ? (!isQuantity(self) || (quantity(self).sign() > 0 && quantity(self).compareTo(quantity('15Mi')) <= 0)) : (self > 0 && self <= 15728640)",
+    rule: "type(self) == string ? (!isQuantity(self) || (quantity(self).compareTo(quantity('0')) > 0 && quantity(self).compareTo(quantity('15Mi')) <= 0)) : (self > 0 && self <= 15728640)",
     message: "maxBodySize is more than 0 and at most 15Mi, since brokers take no message over 16 MiB; choose a size in between",
 };
 /// Headers travel in one frame.
@@ -156,6 +170,11 @@ pub const TARGET_ONE: CelRule = CelRule {
 pub const TARGET_STORE_ALONE: CelRule = CelRule {
     rule: "!has(self.storeRef) || !(has(self.headers) || has(self.tls) || has(self.auth))",
     message: "headers, tls and auth mean nothing beside target.storeRef, since a store is not called over HTTP; remove them",
+};
+/// A method, or the stored one.
+pub const TARGET_METHOD: CelRule = CelRule {
+    rule: "self.matches('^([A-Z]+|Preserve)$')",
+    message: "not an HTTP method; write it in capitals, like POST, or Preserve for the stored one",
 };
 /// Where a URL points must be readable from the manifest.
 pub const TARGET_URL: CelRule = CelRule {

@@ -84,14 +84,14 @@ fn workload_schema(generator: &mut SchemaGenerator) -> Schema {
 #[schemars(extend("x-kubernetes-validations" = [cel::NO_FILTER_IN_ROUTE]))]
 pub struct Rule {
     /// Unique in the route.
-    #[schemars(length(min = 1, max = 63), extend("pattern" = RULE_NAME))]
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = [cel::RULE_NAME]))]
     pub name: String,
     /// `{x}` takes one segment, `{*rest}` the remainder.
     #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [cel::RULE_PATH]))]
     pub path: String,
     /// Methods it takes.
     #[serde(default = "post")]
-    #[schemars(length(min = 1, max = 16), inner(length(max = 20), regex(pattern = METHOD)))]
+    #[schemars(length(min = 1, max = 16), extend("items" = {"type": "string", "maxLength": 20, "x-kubernetes-validations": [cel::METHOD]}))]
     pub methods: Vec<String>,
     /// An expression that the request must meet; without it 404.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +99,7 @@ pub struct Rule {
     pub when: Option<String>,
     /// Media types it takes; another: 415. Empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 255), regex(pattern = MEDIA_TYPE)))]
+    #[schemars(length(max = 16), extend("items" = {"type": "string", "maxLength": 255, "x-kubernetes-validations": [cel::MEDIA_TYPE]}))]
     pub consumes: Vec<String>,
     /// Json: must be well-formed, else 400. Any: bytes pass through.
     #[serde(default)]
@@ -127,13 +127,6 @@ pub struct Rule {
     #[serde(default)]
     pub response: RuleResponse,
 }
-
-/// The pattern of a rule's name.
-pub const RULE_NAME: &str = "^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$";
-/// The pattern of a method.
-pub const METHOD: &str = "^[A-Z]+$";
-/// The pattern of a media type.
-pub const MEDIA_TYPE: &str = "^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+$";
 
 fn post() -> Vec<String> {
     vec!["POST".to_owned()]

@@ -25,7 +25,7 @@ pub struct Target {
     pub store_ref: Option<StoreRef>,
     /// A method, or Preserve for the stored one.
     #[serde(default = "post")]
-    #[schemars(length(max = 20), extend("pattern" = TARGET_METHOD))]
+    #[schemars(length(max = 20), extend("x-kubernetes-validations" = [cel::TARGET_METHOD]))]
     pub method: String,
     /// Whether the stored path and query are appended.
     #[serde(default)]
@@ -48,9 +48,6 @@ pub struct Target {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<TargetAuth>,
 }
-
-/// The pattern of `target.method`.
-pub const TARGET_METHOD: &str = "^([A-Z]+|Preserve)$";
 
 fn post() -> String {
     "POST".to_owned()
