@@ -2,11 +2,13 @@
 //!
 //! [`decide`] is the heart of the product: whatever a target does, what happens to the message is read off here.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::duration;
 use super::outcome::{Outcome, OutcomeMatch};
 use super::retry::{Backoff, parse_retry_after};
 
@@ -156,6 +158,22 @@ pub enum Decision {
     Drop(Reason),
     /// We were interrupted: give it back untouched.
     Return,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settle => f.write_str("settle"),
+            Self::RetryAfter { delay, pause_all: false } => write!(f, "retry in {}", duration::format(*delay)),
+            Self::RetryAfter { delay, pause_all: true } => {
+                write!(f, "retry in {}, the processor pauses", duration::format(*delay))
+            }
+            Self::DeadLetter(reason) => write!(f, "dead-letter: {}", reason.as_str()),
+            Self::Deactivate(reason) => write!(f, "deactivate: {}", reason.as_str()),
+            Self::Drop(reason) => write!(f, "drop: {}", reason.as_str()),
+            Self::Return => f.write_str("return"),
+        }
+    }
 }
 
 impl Outcomes {

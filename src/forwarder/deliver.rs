@@ -272,11 +272,11 @@ impl Session<'_> {
         let message_id = held.delivery.message.id.to_string();
         let error = held.history.last_error();
         let attempt = held.history.tally.counted;
-        tracing::debug!(processor = %self.processor.name, message_id, attempt, error, ?decision, "attempt failed");
+        tracing::debug!(processor = %self.processor.name, message_id, attempt, error, then = %decision, "attempt failed");
         if held.history.tally.failures == 1
             && let Some(untold) = self.state.noise.failing.due(self.processor.clock.elapsed())
         {
-            tracing::warn!(processor = %self.processor.name, message_id, error, ?decision, untold, "a message begins to fail");
+            tracing::warn!(processor = %self.processor.name, message_id, error, then = %decision, untold, "a message begins to fail");
         }
         self.processor.shared.attempt_failed(LastFailure {
             time: at,
