@@ -67,6 +67,7 @@ macro_rules! every_sentence {
                 a_waiting_consumer_is_woken_by_a_publish,
                 an_unknown_tag_is_refused,
                 gaps_between_acknowledged_messages_are_kept,
+                messages_may_be_acknowledged_in_any_order,
                 a_large_backlog_comes_in_order_and_once,
                 competing_consumers_get_each_message_once,
                 the_second_of_single_active_consumers_waits_for_the_first,

@@ -163,6 +163,24 @@ pub(crate) async fn gaps_between_acknowledged_messages_are_kept(subject: impl Su
     assert_eq!(drain(&*store).await, kept);
 }
 
+pub(crate) async fn messages_may_be_acknowledged_in_any_order(subject: impl Subject) {
+    let store = subject.store("s", &plain("q")).await.unwrap();
+    publish_numbers(&*store, 0..6).await;
+    let mut consumer = store.consume(30).await.unwrap();
+    let taken = take(&mut consumer, 6).await;
+    for at in [1, 0, 5, 3, 4, 2] {
+        consumer.ack(&[taken[at].tag]).unwrap();
+    }
+    // The consumer is still there, and nothing comes again.
+    publish_numbers(&*store, 6..7).await;
+    let last = next(&mut consumer).await;
+    assert_eq!(number(&last), 6);
+    consumer.ack(&[last.tag]).unwrap();
+    nothing_comes(&mut consumer).await;
+    consumer.give_back().await.unwrap();
+    assert_eq!(store.depth().await.unwrap().ready, 0);
+}
+
 pub(crate) async fn a_large_backlog_comes_in_order_and_once(subject: impl Subject) {
     let store = subject.store("s", &plain("q")).await.unwrap();
     publish_numbers(&*store, 0..3000).await;

@@ -36,8 +36,6 @@ pub(super) struct RabbitConsumer {
     unsettled: BTreeSet<u64>,
     /// The highest tag that was delivered to us.
     highest: u64,
-    /// Everything up to this tag has been acknowledged.
-    settled: u64,
     /// After [`Consumer::stop_taking`]: what still comes is not handed out, and goes back with the rest.
     stopped: bool,
     given_back: bool,
@@ -85,7 +83,6 @@ pub(super) async fn attach(
         acks,
         unsettled: BTreeSet::new(),
         highest: 0,
-        settled: 0,
         stopped: false,
         given_back: false,
         queue: queue.to_owned(),
@@ -172,11 +169,11 @@ impl Consumer for RabbitConsumer {
         for Tag(tag) in tags {
             self.unsettled.remove(tag);
         }
-        // A settled prefix is one frame for the broker, however many messages it covers.
+        // A settled prefix is one frame for the broker, however many messages it covers. It ends at one of these tags:
+        // the broker takes a tag that was acknowledged before for a protocol error.
         let prefix = self.unsettled.first().map_or(self.highest, |first| first - 1);
-        if prefix > self.settled {
-            self.settled = prefix;
-            self.queue_ack(Ack::UpTo(prefix))?;
+        if let Some(Tag(last)) = tags.iter().filter(|Tag(tag)| *tag <= prefix).max() {
+            self.queue_ack(Ack::UpTo(*last))?;
         }
         tags.iter().filter(|Tag(tag)| *tag > prefix).try_for_each(|Tag(tag)| self.queue_ack(Ack::One(*tag)))
     }
