@@ -4,7 +4,7 @@
 //! places, and then a refused message is reported as stored; a single owner can't do that. Requests come in over a
 //! bounded queue and are pipelined: many are under way, none is awaited one by one, and no pending confirm is dropped.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,23 +167,57 @@ fn text(error: &StoreError) -> String {
 type Pending = FuturesUnordered<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>;
 
 /// One channel and what is under way on it.
+///
+/// An unroutable message is sent back and then acknowledged like any other. The client keeps what was sent back in a
+/// queue and hands the oldest to whichever publish is confirmed next, so a confirm says little about its own message:
+/// it may carry another's return, and its own may have gone, or still go, to another confirm. What is certain: the
+/// broker sends messages back in the order of their publishing, each before its own confirm. From that follow the
+/// rules of [`settle`](Self::settle) and [`clear`](Self::clear).
 struct Window {
     channel: Channel,
     epoch: Arc<Epoch>,
     pending: Pending,
-    waiters: HashMap<u64, Waiter>,
+    /// Not confirmed yet, by the order of publishing.
+    waiters: BTreeMap<u64, Waiter>,
+    /// Acknowledged by a confirm that carried another's return: its own return may still be in the client's queue.
+    doubtful: BTreeMap<u64, Waiter>,
+    /// The ids of what was sent back and is not told yet.
+    returned: HashSet<String>,
     next: u64,
 }
 
+#[derive(Debug)]
 struct Waiter {
     id: MessageId,
     routing_key: ShortString,
     done: oneshot::Sender<Result<(), PublishError>>,
 }
 
+impl Waiter {
+    /// The broker has acknowledged it, after sending it back or not.
+    fn acknowledged(self, returned: bool) {
+        let outcome =
+            if returned { Err(PublishError::Unroutable(self.routing_key.as_str().to_owned())) } else { Ok(()) };
+        // Nobody waits any more: nobody is told.
+        let _ = self.done.send(outcome);
+    }
+
+    fn tell(self, error: PublishError) {
+        let _ = self.done.send(Err(error));
+    }
+}
+
 impl Window {
     fn new(channel: Channel, epoch: Arc<Epoch>) -> Self {
-        Self { channel, epoch, pending: FuturesUnordered::new(), waiters: HashMap::new(), next: 0 }
+        Self {
+            channel,
+            epoch,
+            pending: FuturesUnordered::new(),
+            waiters: BTreeMap::new(),
+            doubtful: BTreeMap::new(),
+            returned: HashSet::new(),
+            next: 0,
+        }
     }
 
     /// Publishes until the channel or the epoch ends (then all waiters have been told), or until nobody is left to
@@ -256,44 +290,64 @@ impl Window {
 
     /// Answers everything that is confirmed by now.
     ///
-    /// The client may hand a returned message to another publish of the same batch of confirms, but never to a later
-    /// one. So all that is ready is read first, the ids of what was returned are collected, and only then are the
-    /// waiters told. An id is ours and unique among what is under way.
+    /// All that is ready is read first: whatever was confirmed before any confirm read here is then read as well, and
+    /// with it every return that was handed out before.
     fn settle(&mut self, first: (u64, lapin::Result<Confirmation>)) -> Result<(), String> {
         let mut ready = vec![first];
         while let Some(Some(next)) = self.pending.next().now_or_never() {
             ready.push(next);
         }
-        let mut returned: HashSet<String> = HashSet::new();
+        // A confirm without a return found the client's queue empty. It came after everything that was read before.
+        let earlier_are_clear = ready
+            .iter()
+            .any(|(_, confirmation)| matches!(confirmation, Ok(Confirmation::Ack(None) | Confirmation::Nack(None))));
         for (_, confirmation) in &ready {
             if let Ok(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = confirmation {
                 let id = message.delivery.properties.message_id();
-                returned.extend(id.as_ref().map(|id| id.as_str().to_owned()));
+                self.returned.extend(id.as_ref().map(|id| id.as_str().to_owned()));
             }
+        }
+        if earlier_are_clear {
+            self.clear(u64::MAX);
         }
         let mut failed = None;
         for (key, confirmation) in ready {
             let Some(waiter) = self.waiters.remove(&key) else { continue };
-            let outcome = match confirmation {
-                _ if returned.contains(waiter.id.as_str()) => {
-                    Err(PublishError::Unroutable(waiter.routing_key.as_str().to_owned()))
+            match confirmation {
+                Ok(Confirmation::Ack(_)) if self.returned.remove(waiter.id.as_str()) => waiter.acknowledged(true),
+                Ok(Confirmation::Ack(None)) => waiter.acknowledged(false),
+                Ok(Confirmation::Ack(Some(_))) => {
+                    self.doubtful.insert(key, waiter);
                 }
-                Ok(Confirmation::Ack(_)) => Ok(()),
-                Ok(Confirmation::Nack(_)) => Err(PublishError::Refused("the queue is full".to_owned())),
-                Ok(Confirmation::NotRequested) => Err(PublishError::Unknown("the broker confirms nothing".to_owned())),
+                Ok(Confirmation::Nack(_)) => waiter.tell(PublishError::Refused("the queue is full".to_owned())),
+                Ok(Confirmation::NotRequested) => {
+                    waiter.tell(PublishError::Unknown("the broker confirms nothing".to_owned()));
+                }
                 Err(error) => {
                     failed = Some(error.to_string());
-                    Err(PublishError::Unknown(error.to_string()))
+                    waiter.tell(PublishError::Unknown(error.to_string()));
                 }
-            };
-            let _ = waiter.done.send(outcome);
+            }
         }
+        // Confirms of all that was published up to here have been read. Each return up to here had a confirm of its
+        // own to be handed to, and the older ones are handed out first: none of them is left.
+        let confirmed = self.waiters.first_key_value().map_or(u64::MAX, |(key, _)| *key);
+        self.clear(confirmed);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Nothing that was published before `end` has its return still to come.
+    fn clear(&mut self, end: u64) {
+        while let Some(entry) = self.doubtful.first_entry().filter(|entry| *entry.key() < end) {
+            let waiter = entry.remove();
+            let returned = self.returned.remove(waiter.id.as_str());
+            waiter.acknowledged(returned);
+        }
     }
 
     /// Waits for what is under way, for as long as the connection lives.
     async fn drain(&mut self, state: &mut watch::Receiver<State>) {
-        while !self.waiters.is_empty() {
+        while !self.waiters.is_empty() || !self.doubtful.is_empty() {
             if self.epoch.is_over() {
                 self.fail_all("the connection was lost");
                 return;
@@ -318,8 +372,8 @@ impl Window {
     }
 
     fn fail_all(&mut self, error: &str) {
-        for (_, waiter) in self.waiters.drain() {
-            let _ = waiter.done.send(Err(PublishError::Unknown(error.to_owned())));
+        for (_, waiter) in std::mem::take(&mut self.waiters).into_iter().chain(std::mem::take(&mut self.doubtful)) {
+            waiter.tell(PublishError::Unknown(error.to_owned()));
         }
     }
 }
