@@ -16,6 +16,7 @@ mod wire;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use self::publish::Publisher;
 use self::session::{Epoch, Session, State};
 use crate::core::deactivation::Deactivation;
 use crate::core::message::{Message, MessageId};
-use crate::core::topology::{Consumers, Management, QueueKind, Topology};
+use crate::core::topology::{Consumers, Management, Queue, QueueKind, Topology};
 use crate::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
 
 /// A quorum queue that was just made is not yet safe on a single node: killed within a second, the broker comes back
@@ -51,8 +52,8 @@ pub struct Broker(Arc<Shared>);
 struct Shared {
     publishing: Session,
     consuming: Session,
-    /// When this process first found or made each quorum queue.
-    settled: Mutex<HashMap<String, Instant>>,
+    /// When this process first found or made each quorum queue; `None` for one that is known to be gone.
+    settled: Mutex<HashMap<String, Option<Instant>>>,
     /// Which store of this process asked for which bindings, by queue and exchange.
     bound: Mutex<HashMap<(String, String), BindingsByStore>>,
 }
@@ -112,6 +113,7 @@ impl Broker {
             declaration,
             connection,
             redeclare,
+            looking: Arc::default(),
             _stop: stop.drop_guard(),
         })
     }
@@ -119,16 +121,13 @@ impl Broker {
     /// How long until a quorum queue may be published to.
     fn settling(&self, queue: &str) -> Option<Duration> {
         let since = *self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).get(queue)?;
-        QUORUM_SETTLES.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
+        let elapsed = since.map_or(Duration::ZERO, |since| since.elapsed());
+        QUORUM_SETTLES.checked_sub(elapsed).filter(|left| !left.is_zero())
     }
 
     fn found(&self, queue: &str) {
-        self.0
-            .settled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(queue.to_owned())
-            .or_insert_with(Instant::now);
+        let mut settled = self.0.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        settled.entry(queue.to_owned()).or_default().get_or_insert_with(Instant::now);
     }
 
     /// Remembers what `store` binds now, and returns what nobody asks for any more.
@@ -141,8 +140,11 @@ impl Broker {
         before.into_iter().filter(|key| !stores.values().any(|keys| keys.contains(key))).collect()
     }
 
-    fn lost(&self, queue: &str) {
-        self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
+    /// A queue is gone. A quorum queue takes no publishes until it has been made again and has settled.
+    fn lost(&self, queue: &Queue) {
+        if queue.kind == QueueKind::Quorum {
+            self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.name.clone(), None);
+        }
     }
 }
 
@@ -171,20 +173,34 @@ impl Keeper {
                 tokio::time::sleep(left).await;
             }
             let failed = result.is_err();
-            let refused = matches!(&result, Err(StoreError::Mismatch(_) | StoreError::NotFound(_)));
             self.tell(&result);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = consuming.changed() => if changed.is_err() { return },
                 changed = publishing.changed() => if changed.is_err() { return },
-                () = self.redeclare.notified() => {}
-                () = tokio::time::sleep(REDECLARE), if failed && refused => {}
+                () = self.redeclare.notified() => self.tell_gone(),
+                () = tokio::time::sleep(REDECLARE), if failed => {}
             }
+        }
+    }
+
+    fn tell_gone(&self) {
+        let Some(queue) = &self.topology.queue else { return };
+        match queue.management {
+            Management::Declare => tracing::warn!(queue = queue.name, "the queue was deleted; declaring it again"),
+            Management::Existing => tracing::warn!(queue = queue.name, "the queue was deleted; waiting for it"),
         }
     }
 
     async fn declare(&self) -> Result<(), StoreError> {
         let epoch = self.broker.0.consuming.epoch()?;
+        if let Some(queue) = &self.topology.queue
+            && queue.kind == QueueKind::Quorum
+            && matches!(topology::look(&epoch, &queue.name).await, Err(StoreError::NotFound(_)))
+        {
+            // The declaration does not say whether it made the queue, and a new one must settle.
+            self.broker.lost(queue);
+        }
         topology::declare(&epoch, &self.topology).await?;
         if let (Some(queue), Some(exchange)) = (&self.topology.queue, &self.topology.exchange) {
             let gone = self.broker.rebind(&self.store, &self.topology);
@@ -233,6 +249,8 @@ struct RabbitStore {
     declaration: watch::Receiver<Result<(), StoreError>>,
     connection: watch::Receiver<Connection>,
     redeclare: Arc<Notify>,
+    /// Somebody is finding out whether the queue is still there.
+    looking: Arc<AtomicBool>,
     _stop: DropGuard,
 }
 
@@ -287,24 +305,58 @@ impl RabbitStore {
         let key = ShortString::try_new(key)
             .map_err(|_| PublishError::Invalid("its routing key is longer than 255 bytes".to_owned()))?;
         let exchange = ShortString::try_new(exchange).unwrap_or_default();
-        let published = self.publisher.publish(message, exchange, key, self.confirm_timeout).await;
-        if matches!(published, Err(PublishError::Unroutable(_) | PublishError::Unknown(_))) {
-            self.look_again().await;
+        let published = self.publisher.publish(message, exchange, key.clone(), self.confirm_timeout).await;
+        match (&published, &self.topology.queue) {
+            // The default exchange knows every queue by its name: this one was gone, and may be back by now, new.
+            (Err(PublishError::Unroutable(_)), Some(queue))
+                if self.topology.exchange.is_none() && queue.name == key.as_str() =>
+            {
+                self.again().gone(queue);
+            }
+            (Err(PublishError::Unroutable(_) | PublishError::Unknown(_)), _) => self.look_aside(),
+            _ => {}
         }
         published
     }
 
+    /// Looks whether the queue is still there. The caller does not wait for it: a broker that did not confirm may not
+    /// answer this either.
+    fn look_aside(&self) {
+        if self.looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (again, looking) = (self.again(), self.looking.clone());
+        tokio::spawn(async move {
+            again.look_again().await;
+            looking.store(false, Ordering::Release);
+        });
+    }
+
+    fn again(&self) -> Again {
+        Again { broker: self.broker.clone(), topology: self.topology.clone(), redeclare: self.redeclare.clone() }
+    }
+}
+
+/// What is needed to find out whether a queue was deleted under us, and to have it made again.
+struct Again {
+    broker: Broker,
+    topology: Topology,
+    redeclare: Arc<Notify>,
+}
+
+impl Again {
     /// A queue that was deleted under us is made again; until it has settled nothing is published to it.
     async fn look_again(&self) {
-        let Some(queue) = self.topology.queue.as_ref().filter(|queue| queue.management == Management::Declare) else {
-            return;
-        };
-        let Ok(epoch) = self.epoch() else { return };
+        let Some(queue) = &self.topology.queue else { return };
+        let Ok(epoch) = self.broker.0.consuming.epoch() else { return };
         if matches!(topology::look(&epoch, &queue.name).await, Err(StoreError::NotFound(_))) {
-            tracing::warn!(queue = %queue.name, "the queue was deleted; declaring it again");
-            self.broker.lost(&queue.name);
-            self.redeclare.notify_one();
+            self.gone(queue);
         }
+    }
+
+    fn gone(&self, queue: &Queue) {
+        self.broker.lost(queue);
+        self.redeclare.notify_one();
     }
 }
 
@@ -339,7 +391,7 @@ impl MessageStore for RabbitStore {
             match consume::attach(epoch, self.queue()?, prefetch, alone).await {
                 Ok(consumer) => Ok(Box::new(consumer) as Box<dyn Consumer>),
                 Err(error) => {
-                    self.look_again().await;
+                    self.again().look_again().await;
                     Err(error)
                 }
             }
