@@ -20,7 +20,13 @@ pub enum LogFormat {
 /// Fails on a `RUST_LOG` or level that can't be read.
 pub fn start(format: Option<LogFormat>, level: &str) -> Result<(), InvalidLogFilter> {
     let text = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| level.to_owned());
-    let filter = EnvFilter::try_new(&text).map_err(|_| InvalidLogFilter(text))?;
+    // The AMQP client tells of every channel that the broker closes as an error; what matters is said by those who use
+    // it. And it logs each message that comes back, with its body and headers: that stays off, whatever is asked for.
+    let filter = EnvFilter::try_new(format!("lapin=off,{text}")).map_err(|_| InvalidLogFilter(text))?;
+    let filter = match "lapin::returned_messages=off".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let colour = console::colour(&std::io::stderr());
