@@ -63,6 +63,11 @@ impl Checker {
         self.saw.lock().unwrap().insert(id, saw);
     }
 
+    /// What the caller of this message saw.
+    pub fn what(&self, id: Id) -> Option<Saw> {
+        self.saw.lock().unwrap().get(&id).copied()
+    }
+
     /// How many callers saw this.
     pub fn count(&self, wanted: Saw) -> usize {
         self.saw.lock().unwrap().values().filter(|saw| **saw == wanted).count()

@@ -8,9 +8,11 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Runs in the broker's root. 3.10 reads its memory from /proc; mounted in a namespace of its own, it leaves nothing
@@ -33,6 +35,7 @@ pub(crate) struct Rabbit {
     pub(crate) port: u16,
     node: String,
     distribution_port: u16,
+    name_server: u16,
     child: Option<Child>,
 }
 
@@ -55,21 +58,37 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 impl Rabbit {
     /// Starts a broker of a version that `tests/rabbitmq/install` knows. `config` is added to its `rabbitmq.conf`.
     pub(crate) fn start(version: &str, config: &str) -> Self {
+        let mut rabbit = Self::prepare(version, config);
+        rabbit.run();
+        rabbit
+    }
+
+    /// Makes its folder, and starts nothing.
+    fn prepare(version: &str, config: &str) -> Self {
         let root = install(version);
+        let name_server = name_server(&root);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = format!("/var/tmp/stagepost-{}-{number}", std::process::id());
         let port = free_port();
         let distribution_port = free_port();
         let node = format!("stagepost-{}-{number}@localhost", std::process::id());
-        let mut rabbit = Self { root, folder, port, node, distribution_port, child: None };
+        let rabbit = Self { root, folder, port, node, distribution_port, name_server, child: None };
+        remove_leftovers(&rabbit.root);
         let inside = rabbit.inside("");
         fs::create_dir_all(inside.join("db")).unwrap();
         fs::create_dir_all(inside.join("log")).unwrap();
         fs::write(inside.join("enabled_plugins"), "[].\n").unwrap();
-        let listener = format!("listeners.tcp.1 = 127.0.0.1:{port}\nloopback_users = none\n{config}\n");
-        fs::write(inside.join("rabbitmq.conf"), listener).unwrap();
-        rabbit.run();
+        // Nodes of one cluster, and the tools, share a secret.
+        let cookie = inside.join(".erlang.cookie");
+        fs::write(&cookie, "stagepost-tests").unwrap();
+        fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400)).unwrap();
+        rabbit.configure(config);
         rabbit
+    }
+
+    fn configure(&self, config: &str) {
+        let always = format!("listeners.tcp.1 = 127.0.0.1:{}\nloopback_users = none\n", self.port);
+        fs::write(self.inside("rabbitmq.conf"), format!("{always}{config}\n")).unwrap();
     }
 
     /// `amqp://` with the default user and virtual host.
@@ -79,6 +98,12 @@ impl Rabbit {
 
     /// Starts it again after a kill, on the same data and port.
     pub(crate) fn run(&mut self) {
+        self.launch();
+        self.await_ready();
+    }
+
+    /// The same, without waiting until it is ready.
+    fn launch(&mut self) {
         assert!(self.child.is_none(), "the broker is running");
         let log = fs::File::create(self.inside("output")).unwrap();
         let child = self
@@ -89,7 +114,6 @@ impl Rabbit {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        self.await_ready();
     }
 
     fn await_ready(&mut self) {
@@ -131,6 +155,27 @@ impl Rabbit {
         text
     }
 
+    /// Evaluates an Erlang expression on the node.
+    pub(crate) fn eval(&self, expression: &str) -> String {
+        self.ctl(&["eval", expression])
+    }
+
+    /// Ready messages and those in consumers' hands of a queue; `None` if there is no such queue.
+    pub(crate) fn queue(&self, virtual_host: &str, name: &str) -> Option<(u64, u64)> {
+        let columns = ["name", "messages_ready", "messages_unacknowledged"];
+        let listed = self.ctl(&[&["list_queues", "-p", virtual_host, "--no-table-headers"], &columns[..]].concat());
+        listed.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            let count = |word: Option<&str>| word.and_then(|word| word.parse().ok()).unwrap_or(0);
+            (words.next() == Some(name)).then(|| (count(words.next()), count(words.next())))
+        })
+    }
+
+    /// The node's name, as other nodes and `rabbitmqctl` know it.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
     /// A virtual host of one test's own, with all rights for guest. Returns its URI.
     pub(crate) fn virtual_host(&self, name: &str) -> String {
         self.ctl(&["add_vhost", name]);
@@ -170,6 +215,7 @@ impl Rabbit {
             .args(["-c", if program == "rabbitmq-server" { SERVER } else { TOOL }])
             .arg(&self.root)
             .args(["env", "-i", "LANG=C.UTF-8", "RABBITMQ_LOGS=-", "ERL_EPMD_ADDRESS=127.0.0.1"])
+            .arg(format!("ERL_EPMD_PORT={}", self.name_server))
             .arg("PATH=/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .arg("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-kernel inet_dist_use_interface {127,0,0,1}")
             .arg(format!("HOME={folder}"))
@@ -201,7 +247,142 @@ fn install(version: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
-/// Free when asked; a broker that finds it taken fails its start loudly.
+/// Removes the folders of brokers whose test process has ended without dropping them.
+fn remove_leftovers(root: &Path) {
+    for entry in fs::read_dir(root.join("var/tmp")).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix("stagepost-")?.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+}
+
+/// The name server that Erlang nodes find each other by: one for all brokers of this process, on a port of its own, so
+/// that none of them takes it along when it is killed. It ends with the process.
+fn name_server(root: &Path) -> u16 {
+    static SERVER: OnceLock<(u16, Mutex<Child>)> = OnceLock::new();
+    let (port, _) = SERVER.get_or_init(|| {
+        let port = free_port();
+        let child = Command::new("sh")
+            .args(["-c", r#"chroot "$0" epmd -address 127.0.0.1 -port "$1" & cat >/dev/null; kill -9 $!"#])
+            .arg(root)
+            .arg(port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "epmd did not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (port, Mutex::new(child))
+    });
+    *port
+}
+
+/// A port below the range that the kernel gives to outgoing connections, so that it stays free while its broker is
+/// down.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 10_000).unwrap_or(0);
+    loop {
+        let port = 10_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Three nodes of one cluster. Quorum queues that are declared while all are up have a member on each.
+pub(crate) struct Cluster {
+    /// The nodes, each of which can be killed, paused, restarted.
+    pub(crate) nodes: Vec<Rabbit>,
+}
+
+impl Cluster {
+    /// Starts three nodes and waits until each sees the others. `config` is added to the `rabbitmq.conf` of each.
+    pub(crate) fn start(version: &str, config: &str) -> Self {
+        let mut nodes: Vec<Rabbit> = (0..3).map(|_| Rabbit::prepare(version, "")).collect();
+        let names = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| format!("cluster_formation.classic_config.nodes.{} = {}\n", index + 1, node.node));
+        let discovery: String =
+            std::iter::once("cluster_formation.peer_discovery_backend = classic_config\n".to_owned())
+                .chain(names)
+                .collect();
+        for node in &nodes {
+            node.configure(&format!("{discovery}{config}"));
+        }
+        nodes.iter_mut().for_each(Rabbit::launch);
+        nodes.iter_mut().for_each(Rabbit::await_ready);
+        let cluster = Self { nodes };
+        cluster.await_complete();
+        cluster
+    }
+
+    /// `amqp://` with the addresses of all nodes, the first one first.
+    pub(crate) fn uri(&self) -> String {
+        self.uri_from(0)
+    }
+
+    /// The same, beginning with another node: the one that is connected to while it is there.
+    pub(crate) fn uri_from(&self, first: usize) -> String {
+        let count = self.nodes.len();
+        let hosts: Vec<String> =
+            (0..count).map(|index| format!("127.0.0.1:{}", self.nodes[(first + index) % count].port)).collect();
+        format!("amqp://guest:guest@{}/%2f", hosts.join(","))
+    }
+
+    /// Waits until each node runs and sees all others.
+    pub(crate) fn await_complete(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for node in &self.nodes {
+            while node.eval("length(rabbit_nodes:list_running()).").trim() != "3" {
+                assert!(Instant::now() < deadline, "the nodes did not find each other");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+    }
+
+    /// Which node leads a quorum queue of the default virtual host.
+    pub(crate) fn leader(&self, asked: usize, queue: &str) -> usize {
+        let name = self.nodes[asked].eval(&format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
+             {{ok, _, {{_, Leader}}}} = ra:members(amqqueue:get_pid(Q)), Leader."
+        ));
+        let name = name.trim().trim_matches('\'');
+        self.nodes.iter().position(|node| node.node == name).unwrap_or_else(|| panic!("no node is called {name}"))
+    }
+
+    /// Moves the lead of a quorum queue of the default virtual host.
+    pub(crate) fn transfer(&self, queue: &str, to: usize) {
+        self.nodes[to].eval(&format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
+             rabbit_quorum_queue:transfer_leadership(Q, node())."
+        ));
+    }
+
+    /// Cuts one node off from the others, or lets it find them again. Clients still reach it.
+    pub(crate) fn cut_off(&self, index: usize, cut: bool) {
+        let alone = &self.nodes[index];
+        let others: Vec<&Rabbit> = self.nodes.iter().filter(|node| node.node != alone.node).collect();
+        // A node does not talk to one whose secret is another.
+        let cookie = |of: &str| {
+            let cookie = if cut { "'cut-off'".to_owned() } else { "erlang:get_cookie()".to_owned() };
+            format!("erlang:set_cookie('{of}', {cookie})")
+        };
+        for other in &others {
+            other.eval(&format!("{}, erlang:disconnect_node('{}').", cookie(&alone.node), alone.node));
+            alone.eval(&format!("{}, erlang:disconnect_node('{}').", cookie(&other.node), other.node));
+        }
+        if !cut {
+            for other in &others {
+                alone.eval(&format!("net_kernel:connect_node('{}').", other.node));
+            }
+        }
+    }
 }

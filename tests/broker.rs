@@ -1,0 +1,17 @@
+//! Faults of the broker, and of ours at the broker: the real binary on real RabbitMQ brokers, under load, with the
+//! message checker on. `STAGEPOST_TEST_RABBITMQ` names the version; without it everything here is left out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code)]
+
+#[path = "support/rabbitmq.rs"]
+mod rabbitmq;
+mod support;
+
+mod broker {
+    mod cluster;
+    mod common;
+    mod confirms;
+    mod proxy;
+    mod traffic;
+}
