@@ -271,16 +271,19 @@ fn a_redb_file_of_another_program_is_foreign() {
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("stagepost");
 
 #[test]
-fn a_file_of_a_newer_version_is_refused_and_says_so() {
-    let folder = tempfile::tempdir().unwrap();
-    Broker::open(folder.path()).unwrap().close();
-    let database = redb::Database::open(folder.path().join(FILE)).unwrap();
-    let transaction = database.begin_write().unwrap();
-    transaction.open_table(NUMBERS).unwrap().insert("format", 2).unwrap();
-    transaction.commit().unwrap();
-    drop(database);
-    let error = Broker::open(folder.path()).unwrap_err();
-    assert!(matches!(error, OpenError::Foreign { .. }) && error.to_string().contains("format 2"), "{error}");
+fn a_file_of_an_older_or_newer_version_is_refused_and_says_so() {
+    for format in [1, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        Broker::open(folder.path()).unwrap().close();
+        let database = redb::Database::open(folder.path().join(FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(NUMBERS).unwrap().insert("format", format).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let error = Broker::open(folder.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("format {format}")), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A stored message: the request as it was accepted, and what was learnt about it since.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -78,6 +79,47 @@ pub struct Death {
     pub source: String,
 }
 
+/// What a store's protocol says of a message and nobody else here reads: properties that another client gave it,
+/// and where it lay before.
+///
+/// Names and bytes mean something only to the kind of store that wrote them; every kind keeps them, so that they
+/// survive a detour over another one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Carried(Vec<(Cow<'static, str>, Bytes)>);
+
+impl Carried {
+    /// Adds an entry. A name that is there already gets a second one.
+    pub fn push(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) {
+        self.0.push((name.into(), value.into()));
+    }
+
+    /// The first entry of this name.
+    pub fn get(&self, name: &str) -> Option<&Bytes> {
+        self.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    /// All entries, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These entries, and those of `other` whose names are not among them: what is known from earlier stays.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        let missing = other.0.iter().filter(|(name, _)| self.get(name).is_none());
+        Self(self.0.iter().chain(missing).cloned().collect())
+    }
+
+    fn weight(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
 /// A message as a store keeps it.
 ///
 /// `headers` never holds hop-by-hop headers, `Host`, `Content-Length`, `Content-Type`, `Content-Encoding`, nor
@@ -104,6 +146,8 @@ pub struct Message {
     pub reply_to: Option<ReplyTo>,
     /// Present in a dead letter store.
     pub death: Option<Death>,
+    /// See [`Carried`]. Empty for what came in over HTTP.
+    pub carried: Carried,
 }
 
 impl Message {
@@ -120,7 +164,16 @@ impl Message {
             body: body.into(),
             reply_to: None,
             death: None,
+            carried: Carried::default(),
         }
+    }
+
+    /// The same message, to be published a second time: into a dead letter store, or from store to store. `source` is
+    /// what the store that it was taken from adds. Whoever waited for an answer waits no more, so nothing may end it
+    /// any more when that time is over.
+    #[must_use]
+    pub fn again(&self, source: &Carried) -> Self {
+        Self { carried: self.carried.or(source), reply_to: None, ..self.clone() }
     }
 
     /// The correlation identifier: its own, else the message id.
@@ -128,9 +181,9 @@ impl Message {
         self.correlation_id.as_deref().unwrap_or(self.id.as_str())
     }
 
-    /// Bytes this message holds in memory: body, header names and values. Used for every bound on memory.
+    /// Bytes this message holds in memory: body, names and values. Used for every bound on memory.
     pub fn weight(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        self.body.len() + headers
+        self.body.len() + headers + self.carried.weight()
     }
 }

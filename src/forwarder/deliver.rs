@@ -70,10 +70,8 @@ impl Session<'_> {
         };
         let Some(held) = self.held.get_mut(&delivery) else { return Start::Now { probe: false } };
         let number = held.history.tally.counted.saturating_add(1);
-        let message = &held.delivery.message;
         let processor = &self.processor;
-        let request =
-            processor.requests.build(&processor.expressions, message, &content, number, held.delivery.redelivered);
+        let request = processor.requests.build(&processor.expressions, &held.delivery, &content, number);
         held.content = Some(Ok(content));
         let request = match request {
             Ok(request) => request,
@@ -217,8 +215,7 @@ impl Session<'_> {
             return;
         }
         let processor = Arc::clone(&self.processor);
-        let original = &held.delivery.message;
-        let message = held.history.dead_letter(original, reason, &processor.name, processor.source.name());
+        let message = held.history.dead_letter(&held.delivery, reason, &processor.name, processor.source.name());
         self.tell_given_up(delivery, reason, "message moves to the dead letter store");
         self.work(work::dead_letter(&processor, delivery, message, self.over.clone()));
     }

@@ -85,7 +85,7 @@ impl History {
     }
 
     /// The message as it goes to the dead letter store: the original, and why it is there.
-    pub(super) fn dead_letter(&self, original: &Message, reason: Reason, processor: &str, source: &str) -> Message {
+    pub(super) fn dead_letter(&self, original: &Delivery, reason: Reason, processor: &str, source: &str) -> Message {
         Message {
             death: Some(Death {
                 reason: reason.as_str().to_owned(),
@@ -97,7 +97,7 @@ impl History {
                 processor: processor.to_owned(),
                 source: source.to_owned(),
             }),
-            ..original.clone()
+            ..original.message.again(&original.source)
         }
     }
 }

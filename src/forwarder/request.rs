@@ -13,6 +13,7 @@ use super::prepare::Expressions;
 use crate::core::message::{Death, Message};
 use crate::expression::Content;
 use crate::plan::{ForwarderPlan, TargetPlan};
+use crate::store::Delivery;
 use crate::target::Attempt;
 
 const MESSAGE_ID: HeaderName = HeaderName::from_static("stagepost-message-id");
@@ -79,14 +80,14 @@ impl RequestBuilder {
     pub(super) fn build(
         &self,
         expressions: &Expressions,
-        message: &Arc<Message>,
+        delivery: &Delivery,
         content: &Content,
         attempt: u32,
-        redelivered: bool,
     ) -> Result<Attempt, String> {
         if !self.http {
-            return Ok(store_attempt(message, content));
+            return Ok(store_attempt(delivery, content));
         }
+        let message = &delivery.message;
         let mut headers = content.headers.clone();
         strip(&mut headers);
         if !headers.contains_key(IDEMPOTENCY_KEY) {
@@ -96,7 +97,7 @@ impl RequestBuilder {
             headers.remove(name);
         }
         expressions.set_headers(&mut headers, message, content, attempt)?;
-        mark(&mut headers, message, attempt, redelivered);
+        mark(&mut headers, message, attempt, delivery.redelivered);
         let origin = message.origin.as_ref();
         let stored = origin.map_or(Method::POST, |origin| origin.method.clone());
         Ok(Attempt {
@@ -117,15 +118,18 @@ impl RequestBuilder {
 }
 
 /// For a target store the message itself goes on: id, correlation and origin stay, the content is the transformed.
-fn store_attempt(message: &Arc<Message>, content: &Content) -> Attempt {
-    let message = if *content == Content::of(message) {
-        Arc::clone(message)
-    } else {
-        let mut changed = Message::clone(message);
-        content.clone().into_message(&mut changed);
-        Arc::new(changed)
-    };
-    Attempt { message, method: Method::POST, append: None, headers: HeaderMap::new(), body: content.body.clone() }
+fn store_attempt(delivery: &Delivery, content: &Content) -> Attempt {
+    let mut message = delivery.message.again(&delivery.source);
+    if *content != Content::of(&message) {
+        content.clone().into_message(&mut message);
+    }
+    Attempt {
+        message: Arc::new(message),
+        method: Method::POST,
+        append: None,
+        headers: HeaderMap::new(),
+        body: content.body.clone(),
+    }
 }
 
 /// Removes what ends here: hop-by-hop headers, those that `Connection` names, and everything that looks like ours.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::headers::stored;
 use super::routes::Rule;
-use crate::core::message::{Message, MessageId, Origin};
+use crate::core::message::{Carried, Message, MessageId, Origin};
 use crate::expression::{Applied, Content, Context, MessageScope, Scope};
 
 /// A request, complete, with the id that its message will have.
@@ -87,6 +87,7 @@ impl Received {
             body: self.body,
             reply_to: None,
             death: None,
+            carried: Carried::default(),
         };
         if let (Some(transform), Some(scope)) = (&rule.transform, scope) {
             match transform.apply(&scope, Content::of(&message)).map_err(|error| error.to_string())? {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::core::deactivation::Deactivation;
-use crate::core::message::Message;
+use crate::core::message::{Carried, Message};
 
 /// A future that a trait object returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -101,6 +101,8 @@ pub struct Delivery {
     pub message: Arc<Message>,
     /// It had been handed out before and was not acknowledged.
     pub redelivered: bool,
+    /// Where it lay, for whoever publishes it again; see [`Message::again`].
+    pub source: Carried,
 }
 
 /// How much waits.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use stagepost::core::deactivation::Deactivation;
-use stagepost::core::message::Message;
+use stagepost::core::message::{Carried, Message};
 use stagepost::store::{BoxFuture, Connection, Consumer, Delivery, Depth, MessageStore, PublishError, StoreError, Tag};
 use tokio::sync::{Notify, watch};
 
@@ -196,8 +196,12 @@ impl Core {
         }
         let (place, waiting) = inner.queue.iter_mut().find(|(_, waiting)| waiting.holder.is_none())?;
         waiting.holder = Some(consumer);
-        let delivery =
-            Delivery { tag: Tag(*place), message: Arc::clone(&waiting.message), redelivered: waiting.redelivered };
+        let delivery = Delivery {
+            tag: Tag(*place),
+            message: Arc::clone(&waiting.message),
+            redelivered: waiting.redelivered,
+            source: Carried::default(),
+        };
         let event = Event::Taken(delivery.message.id.to_string());
         inner.note(event);
         Some(Ok(delivery))

@@ -7,6 +7,7 @@ use super::Inner;
 use super::queue::{Lease, Queue, Step};
 use super::reader::Read;
 use super::shared::Ack;
+use crate::core::message::Carried;
 use crate::store::{BoxFuture, Consumer, Delivery, StoreError, Tag};
 
 /// Holds what was delivered and not settled. Dropping it returns all of it, together.
@@ -55,7 +56,9 @@ impl Attached {
         }
         let tag = Tag(self.next_tag);
         self.next_tag += 1;
-        let delivery = Delivery { tag, message: lease.message.clone(), redelivered: lease.redelivered };
+        // A queue of ours is all that there is to say, and a dead letter says that by itself.
+        let source = Carried::default();
+        let delivery = Delivery { tag, message: lease.message.clone(), redelivered: lease.redelivered, source };
         self.held.insert(tag, lease);
         delivery
     }

@@ -5,14 +5,14 @@
 //! ```
 //!
 //! The body is not part of the head, so that it is copied once into the file's page and once out of it, whatever its
-//! size. The layout belongs to format 1 of the file; another layout needs another format number.
+//! size. The layout belongs to format 2 of the file; another layout needs another format number.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::core::message::{Death, Message, MessageId, Origin, ReplyTo};
+use crate::core::message::{Carried, Death, Message, MessageId, Origin, ReplyTo};
 
 /// Bytes that hold the head's length.
 const PREFIX: usize = 4;
@@ -38,6 +38,8 @@ struct Head<'a> {
     reply_to: Option<(&'a str, i128)>,
     #[serde(borrow)]
     death: Option<DeathHead<'a>>,
+    #[serde(borrow)]
+    carried: Vec<(&'a str, &'a [u8])>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,6 +89,7 @@ pub(super) fn encode_head(message: &Message) -> Result<Vec<u8>, BadRecord> {
             processor: &death.processor,
             source: &death.source,
         }),
+        carried: message.carried.iter().map(|(name, value)| (name, value.as_ref())).collect(),
     };
     postcard::to_allocvec(&head).map_err(|error| BadRecord(error.to_string()))
 }
@@ -131,6 +134,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, BadRecord> {
             .map(|(queue, deadline)| Ok(ReplyTo { queue: queue.to_owned(), deadline: time(deadline)? }))
             .transpose()?,
         death: head.death.as_ref().map(death).transpose()?,
+        carried: carried(&head.carried),
     })
 }
 
@@ -149,6 +153,14 @@ fn headers(pairs: &[(&str, &[u8])]) -> Result<HeaderMap, BadRecord> {
         map.try_append(name, value(bytes)?).map_err(|error| BadRecord(error.to_string()))?;
     }
     Ok(map)
+}
+
+fn carried(entries: &[(&str, &[u8])]) -> Carried {
+    let mut carried = Carried::default();
+    for (name, value) in entries {
+        carried.push((*name).to_owned(), value.to_vec());
+    }
+    carried
 }
 
 fn origin(head: &OriginHead<'_>) -> Result<Origin, BadRecord> {
@@ -220,14 +232,19 @@ mod tests {
             pairs in proptest::collection::vec(("[a-z0-9-]{1,4}", header_value()), 0..12),
             body in proptest::collection::vec(any::<u8>(), 0..300),
             reply in proptest::option::of((".*", self::timestamp())), death in proptest::option::of(any_death()),
+            entries in proptest::collection::vec((".{0,9}", proptest::collection::vec(any::<u8>(), 0..20)), 0..4),
         ) -> Message {
+            let mut carried = Carried::default();
+            for (name, value) in entries {
+                carried.push(name, value);
+            }
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
                 headers.append(HeaderName::try_from(name).unwrap(), value);
             }
             Message {
                 id: MessageId::new(id), correlation_id, timestamp, content_type: content.0, content_encoding: content.1,
-                origin, headers, body: body.into(), death,
+                origin, headers, body: body.into(), death, carried,
                 reply_to: reply.map(|(queue, deadline)| ReplyTo { queue, deadline }),
             }
         }

@@ -154,8 +154,9 @@ impl Consumer for RabbitConsumer {
             self.highest = self.highest.max(tag);
             // What a stranger published without an id gets one for as long as we hold it.
             let unnamed = || MessageId::new(uuid::Uuid::now_v7().to_string());
+            let source = wire::source(&delivery.properties, delivery.exchange.as_str(), delivery.routing_key.as_str());
             let message = wire::message(&delivery.properties, delivery.data, unnamed);
-            Ok(Delivery { tag: Tag(tag), message: Arc::new(message), redelivered: delivery.redelivered })
+            Ok(Delivery { tag: Tag(tag), message: Arc::new(message), redelivered: delivery.redelivered, source })
         })
     }
 

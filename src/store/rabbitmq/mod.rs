@@ -3,15 +3,19 @@
 //! Two connections a broker: one publishes, one consumes, declares and looks. An alarm blocks the first and never the
 //! second, so what is delivered is acknowledged while nothing new is accepted. Who may do what with a channel, and
 //! what each answer of the broker means, is written in the modules: [`session`] keeps a connection up, `publish` owns
-//! the confirms, `consume` the deliveries, `topology` the declarations, `wire` the format.
+//! the confirms, `consume` the deliveries, `topology` the declarations, `wire` the
+//! format, `intake` what of a broker's bytes reaches the client library, over `transport`.
 
 mod address;
 mod consume;
 mod deactivation;
+mod intake;
 mod publish;
 mod session;
+mod suspects;
 mod tls;
 mod topology;
+mod transport;
 mod wire;
 
 use std::collections::{BTreeSet, HashMap};

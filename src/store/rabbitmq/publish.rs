@@ -3,8 +3,13 @@
 //! One task owns each publishing channel. Sharing a channel between tasks lets delivery tags and publishes swap
 //! places, and then a refused message is reported as stored; a single owner can't do that. Requests come in over a
 //! bounded queue and are pipelined: many are under way, none is awaited one by one, and no pending confirm is dropped.
+//!
+//! A broker that refuses a *message* (not a full queue: its size or its properties) closes the channel, or the
+//! connection, with everybody's confirms, and does not say which message it was. So what was under way then is
+//! suspected: whoever offers one of those again has it published alone. The one that is refused alone is published
+//! once more with its body, its id and why it is dead, and if that is refused too, whoever offers it keeps it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +18,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{Channel, Confirmation, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::session::{Epoch, RPC_TIMEOUT, State};
+use super::suspects::Suspects;
 use super::topology::rpc;
-use super::wire;
+use super::wire::{self, Form, WireError};
 use crate::core::message::{MAX_BODY_BYTES, Message, MessageId};
 use crate::store::{PublishError, StoreError};
 
@@ -29,6 +35,9 @@ const WINDOW: usize = 1000;
 
 /// Requests that wait for a place in the window. Callers beyond it wait in `publish`, bounded by their time-out.
 const QUEUE: usize = 256;
+
+/// Most bytes of a body that is published again. It may have come from another client, and 4.x takes as much.
+const MAX_BODY_AGAIN: usize = 16 << 20;
 
 /// Between two tries to open a publishing channel on a connection that is up.
 const REOPEN: Duration = Duration::from_millis(250);
@@ -54,7 +63,7 @@ impl Publisher {
     /// Starts the task; it ends when the last handle is dropped.
     pub(super) fn start(state: watch::Receiver<State>) -> Self {
         let (requests, incoming) = mpsc::channel(QUEUE);
-        tokio::spawn(Task { state, incoming }.run());
+        tokio::spawn(Task { state, incoming, suspects: Suspects::default() }.run());
         Self { requests }
     }
 
@@ -66,9 +75,10 @@ impl Publisher {
         routing_key: ShortString,
         patience: Duration,
     ) -> Result<(), PublishError> {
-        if message.body.len() > MAX_BODY_BYTES {
+        let most = if is_again(&message) { MAX_BODY_AGAIN } else { MAX_BODY_BYTES };
+        if message.body.len() > most {
             return Err(PublishError::Invalid(format!(
-                "its body has {} bytes, and a broker takes at most {MAX_BODY_BYTES}",
+                "its body has {} bytes, and a broker takes at most {most}",
                 message.body.len()
             )));
         }
@@ -93,6 +103,7 @@ impl Publisher {
 struct Task {
     state: watch::Receiver<State>,
     incoming: mpsc::Receiver<Request>,
+    suspects: Suspects,
 }
 
 impl Task {
@@ -102,7 +113,10 @@ impl Task {
             match state {
                 State::Up(epoch) => {
                     let open = match open(&epoch).await {
-                        Ok(channel) => Window::new(channel, epoch).serve(&mut self.incoming, &mut self.state).await,
+                        Ok(channel) => {
+                            let window = Window::new(channel, epoch, &mut self.suspects);
+                            window.serve(&mut self.incoming, &mut self.state).await
+                        }
                         Err(error) => {
                             tracing::debug!(%error, "no publishing channel");
                             self.refuse_for(REOPEN, &PublishError::NotConnected(error.to_string())).await
@@ -157,6 +171,11 @@ async fn open(epoch: &Epoch) -> Result<Channel, StoreError> {
     Ok(channel)
 }
 
+/// Whether a message lay in a store before, so that losing what it carries beside its body is better than being stuck.
+fn is_again(message: &Message) -> bool {
+    message.death.is_some() || !message.carried.is_empty()
+}
+
 fn text(error: &StoreError) -> String {
     match error {
         StoreError::NotConnected(text) => text.clone(),
@@ -167,57 +186,53 @@ fn text(error: &StoreError) -> String {
 type Pending = FuturesUnordered<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>;
 
 /// One channel and what is under way on it.
-///
-/// An unroutable message is sent back and then acknowledged like any other. The client keeps what was sent back in a
-/// queue and hands the oldest to whichever publish is confirmed next, so a confirm says little about its own message:
-/// it may carry another's return, and its own may have gone, or still go, to another confirm. What is certain: the
-/// broker sends messages back in the order of their publishing, each before its own confirm. From that follow the
-/// rules of [`settle`](Self::settle) and [`clear`](Self::clear).
-struct Window {
+struct Window<'a> {
     channel: Channel,
     epoch: Arc<Epoch>,
     pending: Pending,
-    /// Not confirmed yet, by the order of publishing.
-    waiters: BTreeMap<u64, Waiter>,
-    /// Acknowledged by a confirm that carried another's return: its own return may still be in the client's queue.
-    doubtful: BTreeMap<u64, Waiter>,
-    /// The ids of what was sent back and is not told yet.
-    returned: HashSet<String>,
+    waiters: HashMap<u64, Waiter>,
     next: u64,
+    /// Ids of what was returned and is not confirmed yet.
+    returned: Vec<String>,
+    suspects: &'a mut Suspects,
 }
 
-#[derive(Debug)]
 struct Waiter {
     id: MessageId,
     routing_key: ShortString,
     done: oneshot::Sender<Result<(), PublishError>>,
 }
 
-impl Waiter {
-    /// The broker has acknowledged it, after sending it back or not.
-    fn acknowledged(self, returned: bool) {
-        let outcome =
-            if returned { Err(PublishError::Unroutable(self.routing_key.as_str().to_owned())) } else { Ok(()) };
-        // Nobody waits any more: nobody is told.
-        let _ = self.done.send(outcome);
+/// Why a channel can't be used any more.
+struct Lost {
+    text: String,
+    /// The broker said that a message was at fault.
+    refused: bool,
+}
+
+impl Lost {
+    fn because(text: impl Into<String>) -> Self {
+        Self { text: text.into(), refused: false }
     }
 
-    fn tell(self, error: PublishError) {
-        let _ = self.done.send(Err(error));
+    /// 406 and 501, as far as the broker said them: the client library answers a wrong confirm with a 406 of its own.
+    fn by(error: &lapin::Error) -> Self {
+        let refused = match error.kind() {
+            lapin::ErrorKind::ProtocolError(error) => {
+                let text = error.get_message().as_str();
+                text.starts_with("PRECONDITION_FAILED") || text.starts_with("FRAME_ERROR")
+            }
+            _ => false,
+        };
+        Self { text: error.to_string(), refused }
     }
 }
 
-impl Window {
-    fn new(channel: Channel, epoch: Arc<Epoch>) -> Self {
-        Self {
-            channel,
-            epoch,
-            pending: FuturesUnordered::new(),
-            waiters: BTreeMap::new(),
-            doubtful: BTreeMap::new(),
-            returned: HashSet::new(),
-            next: 0,
-        }
+impl<'a> Window<'a> {
+    fn new(channel: Channel, epoch: Arc<Epoch>, suspects: &'a mut Suspects) -> Self {
+        epoch.ledger.open(channel.id());
+        let (pending, waiters) = (FuturesUnordered::new(), HashMap::new());
+        Self { channel, epoch, pending, waiters, next: 0, returned: Vec::new(), suspects }
     }
 
     /// Publishes until the channel or the epoch ends (then all waiters have been told), or until nobody is left to
@@ -228,8 +243,8 @@ impl Window {
             tokio::select! {
                 biased;
                 Some(first) = self.pending.next() => {
-                    if let Err(error) = self.settle(first) {
-                        self.fail_all(&error);
+                    if let Err(lost) = self.settle(first) {
+                        self.fail_all(&lost);
                         return true;
                     }
                 }
@@ -245,8 +260,8 @@ impl Window {
                     }
                 }
                 request = incoming.recv(), if room => if let Some(request) = request {
-                    if let Err(error) = self.send(request).await {
-                        self.fail_all(&error);
+                    if let Err(lost) = self.send(request).await {
+                        self.fail_all(&lost);
                         return true;
                     }
                 } else {
@@ -257,13 +272,24 @@ impl Window {
         }
     }
 
-    async fn send(&mut self, request: Request) -> Result<(), String> {
+    async fn send(&mut self, request: Request) -> Result<(), Lost> {
+        if self.suspects.has(&request.message.id) {
+            // Alone, so that it is known whom the broker means, and nobody else is told "unknown" for its sake.
+            let until = request.expires;
+            self.settle_all(until).await?;
+            self.send_now(request).await?;
+            return self.settle_all(until).await;
+        }
+        self.send_now(request).await
+    }
+
+    async fn send_now(&mut self, request: Request) -> Result<(), Lost> {
         let Request { message, exchange, routing_key, expires, done } = request;
         if Instant::now() >= expires {
             let _ = done.send(Err(PublishError::NotConnected("not sent in time".to_owned())));
             return Ok(());
         }
-        let properties = match wire::properties(&message, Timestamp::now()) {
+        let properties = match self.properties(&message) {
             Ok(properties) => properties,
             Err(error) => {
                 let _ = done.send(Err(PublishError::Invalid(error.to_string())));
@@ -274,88 +300,102 @@ impl Window {
         let key = self.next;
         self.next += 1;
         self.waiters.insert(key, Waiter { id: message.id.clone(), routing_key: routing_key.clone(), done });
+        self.epoch.ledger.publishes(self.channel.id());
         let sent = self.channel.basic_publish(exchange, routing_key, options, &message.body, properties);
         match timeout(RPC_TIMEOUT, sent).await {
             Ok(Ok(confirm)) => {
                 self.pending.push(wait(key, confirm).boxed());
                 Ok(())
             }
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(Lost::by(&error)),
             Err(_) => {
                 self.epoch.fail();
-                Err("the connection takes no more bytes".to_owned())
+                Err(Lost::because("the connection takes no more bytes"))
             }
         }
+    }
+
+    fn properties(&self, message: &Message) -> Result<BasicProperties, WireError> {
+        let now = Timestamp::now();
+        let bare = || {
+            tracing::warn!(message_id = %message.id, "published with its body and id only: the broker takes no more of it");
+            wire::properties(message, now, Form::Bare)
+        };
+        match wire::properties(message, now, Form::Full) {
+            _ if is_again(message) && self.suspects.is_refused(&message.id) => bare(),
+            Err(_) if is_again(message) => bare(),
+            properties => properties,
+        }
+    }
+
+    /// Waits until nothing is under way.
+    async fn settle_all(&mut self, until: Instant) -> Result<(), Lost> {
+        while !self.waiters.is_empty() {
+            match tokio::time::timeout_at(until, self.pending.next()).await {
+                Ok(Some(first)) => self.settle(first)?,
+                Ok(None) | Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// Answers everything that is confirmed by now.
     ///
-    /// All that is ready is read first: whatever was confirmed before any confirm read here is then read as well, and
-    /// with it every return that was handed out before.
-    fn settle(&mut self, first: (u64, lapin::Result<Confirmation>)) -> Result<(), String> {
+    /// The client library hands a returned message to any of the confirms that come next. Which message was returned
+    /// is known from the ledger, where it stands before its confirm can be read. An id is ours and unique among what
+    /// is under way; of two messages of another client with one id, both count as returned.
+    fn settle(&mut self, first: (u64, lapin::Result<Confirmation>)) -> Result<(), Lost> {
         let mut ready = vec![first];
         while let Some(Some(next)) = self.pending.next().now_or_never() {
             ready.push(next);
         }
-        // A confirm without a return found the client's queue empty. It came after everything that was read before.
-        let earlier_are_clear = ready
-            .iter()
-            .any(|(_, confirmation)| matches!(confirmation, Ok(Confirmation::Ack(None) | Confirmation::Nack(None))));
-        for (_, confirmation) in &ready {
-            if let Ok(Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = confirmation {
-                let id = message.delivery.properties.message_id();
-                self.returned.extend(id.as_ref().map(|id| id.as_str().to_owned()));
+        for id in self.epoch.ledger.returned(self.channel.id()) {
+            if !self.waiters.values().any(|waiter| waiter.id.as_str() == id) {
+                self.epoch.fail();
+                return Err(Lost::because("the broker returned a message that was not under way"));
             }
+            self.returned.push(id);
         }
-        if earlier_are_clear {
-            self.clear(u64::MAX);
-        }
-        let mut failed = None;
+        let mut lost: Option<Lost> = None;
         for (key, confirmation) in ready {
-            let Some(waiter) = self.waiters.remove(&key) else { continue };
-            match confirmation {
-                Ok(Confirmation::Ack(_)) if self.returned.remove(waiter.id.as_str()) => waiter.acknowledged(true),
-                Ok(Confirmation::Ack(None)) => waiter.acknowledged(false),
-                Ok(Confirmation::Ack(Some(_))) => {
-                    self.doubtful.insert(key, waiter);
-                }
-                Ok(Confirmation::Nack(_)) => waiter.tell(PublishError::Refused("the queue is full".to_owned())),
-                Ok(Confirmation::NotRequested) => {
-                    waiter.tell(PublishError::Unknown("the broker confirms nothing".to_owned()));
-                }
+            let confirmation = match confirmation {
+                Ok(confirmation) => confirmation,
+                // All that is under way has ended with this, and is told so together.
                 Err(error) => {
-                    failed = Some(error.to_string());
-                    waiter.tell(PublishError::Unknown(error.to_string()));
+                    lost = lost.filter(|lost| lost.refused).or_else(|| Some(Lost::by(&error)));
+                    continue;
                 }
-            }
+            };
+            let Some(waiter) = self.waiters.remove(&key) else { continue };
+            let outcome = match confirmation {
+                _ if self.returned.iter().any(|id| id == waiter.id.as_str()) => {
+                    Err(PublishError::Unroutable(waiter.routing_key.as_str().to_owned()))
+                }
+                Confirmation::Ack(_) => Ok(()),
+                Confirmation::Nack(_) => Err(PublishError::Refused("the queue is full".to_owned())),
+                Confirmation::NotRequested => Err(PublishError::Unknown("the broker confirms nothing".to_owned())),
+            };
+            self.suspects.settled(&waiter.id);
+            let _ = waiter.done.send(outcome);
         }
-        // Confirms of all that was published up to here have been read. Each return up to here had a confirm of its
-        // own to be handed to, and the older ones are handed out first: none of them is left.
-        let confirmed = self.waiters.first_key_value().map_or(u64::MAX, |(key, _)| *key);
-        self.clear(confirmed);
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// Nothing that was published before `end` has its return still to come.
-    fn clear(&mut self, end: u64) {
-        while let Some(entry) = self.doubtful.first_entry().filter(|entry| *entry.key() < end) {
-            let waiter = entry.remove();
-            let returned = self.returned.remove(waiter.id.as_str());
-            waiter.acknowledged(returned);
+        if !self.returned.is_empty() {
+            let waiters = &self.waiters;
+            self.returned.retain(|id| waiters.values().any(|waiter| waiter.id.as_str() == id));
         }
+        lost.map_or(Ok(()), Err)
     }
 
     /// Waits for what is under way, for as long as the connection lives.
     async fn drain(&mut self, state: &mut watch::Receiver<State>) {
-        while !self.waiters.is_empty() || !self.doubtful.is_empty() {
+        while !self.waiters.is_empty() {
             if self.epoch.is_over() {
-                self.fail_all("the connection was lost");
+                self.fail_all(&Lost::because("the connection was lost"));
                 return;
             }
             tokio::select! {
                 next = self.pending.next() => match next {
-                    Some(first) => if let Err(error) = self.settle(first) {
-                        self.fail_all(&error);
+                    Some(first) => if let Err(lost) = self.settle(first) {
+                        self.fail_all(&lost);
                         return;
                     },
                     None => return,
@@ -363,7 +403,7 @@ impl Window {
                 changed = state.changed() => {
                     let gone = changed.is_err() || matches!(&*state.borrow(), State::Connecting | State::Down(_));
                     if gone {
-                        self.fail_all("the connection was lost");
+                        self.fail_all(&Lost::because("the connection was lost"));
                         return;
                     }
                 }
@@ -371,9 +411,18 @@ impl Window {
         }
     }
 
-    fn fail_all(&mut self, error: &str) {
-        for (_, waiter) in std::mem::take(&mut self.waiters).into_iter().chain(std::mem::take(&mut self.doubtful)) {
-            waiter.tell(PublishError::Unknown(error.to_owned()));
+    fn fail_all(&mut self, lost: &Lost) {
+        let alone = self.waiters.len() == 1;
+        if lost.refused {
+            self.suspects.note(self.waiters.values().map(|waiter| &waiter.id));
+        }
+        for (_, waiter) in self.waiters.drain() {
+            let error = if lost.refused && alone {
+                PublishError::Refused(format!("the broker refuses the message: {}", lost.text))
+            } else {
+                PublishError::Unknown(lost.text.clone())
+            };
+            let _ = waiter.done.send(Err(error));
         }
     }
 }

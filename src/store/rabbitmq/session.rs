@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::{Address, AddressError, Tls};
-use super::tls;
+use super::intake::Ledger;
+use super::{tls, transport};
 use crate::core::retry::Backoff;
 use crate::store::StoreError;
 
@@ -58,6 +59,8 @@ pub(super) struct Epoch {
     pub(super) number: u64,
     connection: lapin::Connection,
     failed: CancellationToken,
+    /// What the broker says about publishes on this connection.
+    pub(super) ledger: Arc<Ledger>,
     /// A channel for questions, kept while its answers are good: the broker closes it with every refusal.
     asking: tokio::sync::Mutex<Option<Channel>>,
 }
@@ -181,9 +184,9 @@ impl Supervisor {
                 connected = self.connect() => connected,
             };
             match connected {
-                Ok(connection) => {
+                Ok((connection, ledger)) => {
                     failures = 0;
-                    self.live(connection).await;
+                    self.live(connection, ledger).await;
                 }
                 Err(error) => {
                     failures += 1;
@@ -205,12 +208,13 @@ impl Supervisor {
         }
     }
 
-    async fn connect(&self) -> Result<lapin::Connection, StoreError> {
+    async fn connect(&self) -> Result<(lapin::Connection, Arc<Ledger>), StoreError> {
         let address = (self.address)().map_err(|error| StoreError::NotConnected(error.to_string()))?;
         let mut last = StoreError::NotConnected("the Secret names no host".to_owned());
         for (host, port) in &address.hosts {
-            match timeout(CONNECT_TIMEOUT, open(&self.name, &address, host, *port)).await {
-                Ok(Ok(connection)) => return Ok(connection),
+            let ledger = Arc::<Ledger>::default();
+            match timeout(CONNECT_TIMEOUT, open(&self.name, &address, host, *port, &ledger)).await {
+                Ok(Ok(connection)) => return Ok((connection, ledger)),
                 Ok(Err(error)) => last = error,
                 Err(_) => last = StoreError::NotConnected(format!("TimedOut: {host}:{port} did not answer")),
             }
@@ -219,12 +223,12 @@ impl Supervisor {
     }
 
     /// Publishes the epoch, and returns when it is over.
-    async fn live(&self, connection: lapin::Connection) {
+    async fn live(&self, connection: lapin::Connection, ledger: Arc<Ledger>) {
         let mut events = Box::pin(connection.events_listener());
         let failed = CancellationToken::new();
         let number = EPOCHS.fetch_add(1, Ordering::Relaxed);
-        let epoch =
-            Arc::new(Epoch { number, connection, failed: failed.clone(), asking: tokio::sync::Mutex::default() });
+        let asking = tokio::sync::Mutex::default();
+        let epoch = Arc::new(Epoch { number, connection, failed: failed.clone(), ledger, asking });
         tracing::info!(session = %self.name, epoch = number, "connected to the broker");
         self.state.send_replace(State::Up(epoch.clone()));
         let reason = loop {
@@ -261,7 +265,13 @@ impl Supervisor {
 }
 
 /// Opens one connection to one node.
-async fn open(name: &str, address: &Address, host: &str, port: u16) -> Result<lapin::Connection, StoreError> {
+async fn open(
+    name: &str,
+    address: &Address,
+    host: &str,
+    port: u16,
+    ledger: &Arc<Ledger>,
+) -> Result<lapin::Connection, StoreError> {
     let uri = AMQPUri {
         scheme: if address.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
         authority: AMQPAuthority {
@@ -272,20 +282,21 @@ async fn open(name: &str, address: &Address, host: &str, port: u16) -> Result<la
         vhost: address.virtual_host.clone(),
         query: AMQPQueryString { heartbeat: Some(HEARTBEAT_SECONDS), ..AMQPQueryString::default() },
     };
-    let runtime = lapin::runtime::default_runtime().map_err(|error| not_connected(&error))?;
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let tls: Option<Tls> = address.tls.clone();
     let connector = match &tls {
         Some(tls) => Some(Arc::new(tls::connector(tls).map_err(StoreError::NotConnected)?)),
         None => None,
     };
+    let ledger = ledger.clone();
     let server_name = tls.and_then(|tls| tls.server_name).unwrap_or_else(|| host.to_owned());
     lapin::Connection::connector(
         uri,
-        runtime,
+        transport::runtime(),
         async move |uri: AMQPUri, _runtime| {
             let target = (uri.authority.host.as_str(), uri.authority.port);
-            Ok(tls::stream(target, connector.as_deref(), &server_name).await?)
+            let socket = tls::stream(target, connector.as_deref(), &server_name).await?;
+            Ok(transport::Checked::stream(socket, ledger.clone()))
         },
         properties,
     )

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
 
 use super::address::Tls;
+use super::transport::Socket;
 
 /// Makes the TLS side of a connection from its PEM material. The error names the key at fault.
 pub(super) fn connector(tls: &Tls) -> Result<RustlsConnector, String> {
@@ -46,7 +47,7 @@ pub(super) async fn stream(
     target: (&str, u16),
     connector: Option<&RustlsConnector>,
     server_name: &str,
-) -> io::Result<AsyncTcpStream<async_compat::Compat<TcpStream>>> {
+) -> io::Result<Socket> {
     let socket = TcpStream::connect(target).await?;
     // Confirms and acknowledgements are small and waited for.
     socket.set_nodelay(true)?;
