@@ -16,6 +16,7 @@ mod suspects;
 mod tls;
 mod topology;
 mod transport;
+mod window;
 mod wire;
 
 use std::collections::{BTreeSet, HashMap};
