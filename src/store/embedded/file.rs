@@ -91,15 +91,28 @@ fn initialise(database: &Database) -> Result<(), redb::Error> {
 
 /// Opens a file that is there, without ever turning it into something else.
 pub(super) fn open_existing(path: &Path) -> Result<Database, OpenError> {
-    // A damaged file may lead redb to a failed assertion; that is a refusal like any other.
-    let opened = catch_unwind(AssertUnwindSafe(|| {
-        let database = Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(|error| refusal(path, error))?;
-        check_format(&database, path)?;
-        Ok(database)
-    }));
-    opened.unwrap_or_else(|_| {
-        Err(OpenError::Corrupt { file: path.to_owned(), detail: "its pages contradict each other".to_owned() })
-    })
+    let opened = guarded(|| {
+        let opened = Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(|error| refusal(path, error));
+        Ok(opened.and_then(|database| check_format(&database, path).map(|()| database)))
+    });
+    opened.unwrap_or_else(|error| Err(OpenError::Corrupt { file: path.to_owned(), detail: error.to_string() }))
+}
+
+/// Runs something of redb's: a damaged file may lead it to a failed assertion, and that is an error like any other.
+pub(super) fn guarded<T>(action: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    catch_unwind(AssertUnwindSafe(action))
+        .unwrap_or_else(|_| Err(redb::Error::Corrupted("its pages contradict each other".to_owned())))
+}
+
+/// Closes a file. redb writes when it does, and may fail at that like anywhere else; what was committed stays.
+pub(super) fn close(database: Option<Database>) {
+    let closed = guarded(|| {
+        drop(database);
+        Ok(())
+    });
+    if let Err(error) = closed {
+        tracing::warn!(%error, "the file was not closed in order; it is looked through when it is opened again");
+    }
 }
 
 fn check_format(database: &Database, path: &Path) -> Result<(), OpenError> {

@@ -111,12 +111,18 @@ impl Broker {
     /// Opens the folder, and makes it if it is missing. Blocks for some milliseconds.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let folder = Folder::lock(dir)?;
-        let file = folder.database();
+        let path = folder.database();
         let database = file::open(&folder)?;
-        let corrupt = |error: redb::Error| OpenError::Corrupt { file: file.clone(), detail: error.to_string() };
-        let routes = Routes::read(&database).map_err(corrupt)?;
-        let deactivations = read_deactivations(&database).map_err(corrupt)?;
-        let commits = file::read_commits(&database).map_err(corrupt)?;
+        let read = file::guarded(|| {
+            Ok((Routes::read(&database)?, read_deactivations(&database)?, file::read_commits(&database)?))
+        });
+        let (routes, deactivations, commits) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                file::close(Some(database));
+                return Err(OpenError::Corrupt { file: path, detail: error.to_string() });
+            }
+        };
         let shared = Arc::new(Shared::new(folder, database, routes, deactivations));
         let writer = Writer::new(shared.clone(), commits);
         let writer = thread::Builder::new()

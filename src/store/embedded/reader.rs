@@ -1,13 +1,12 @@
 //! Reads messages ahead of the consumers, off the async threads, beside the writer's fsync.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase};
 
-use super::file::MESSAGES;
+use super::file::{self, MESSAGES};
 use super::queue::{Loaded, Plan, Queue};
 use super::record;
 use super::shared::Shared;
@@ -56,9 +55,7 @@ fn load(shared: &Shared, queue: u32, plan: &Plan) -> Result<Loaded, StoreError> 
     for _ in 0..REOPEN_TRIES {
         let slot = shared.database.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(database) = slot.as_ref() {
-            let read = catch_unwind(AssertUnwindSafe(|| read(database, queue, plan)))
-                .unwrap_or_else(|_| Err(redb::Error::Corrupted("its pages contradict each other".to_owned())));
-            match read {
+            match file::guarded(|| read(database, queue, plan)) {
                 Ok(loaded) => return Ok(loaded),
                 Err(error @ (redb::Error::Io(_) | redb::Error::PreviousIo)) => last = error.to_string(),
                 Err(error) => {

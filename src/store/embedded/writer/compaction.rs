@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::{PoisonError, Trouble, Writer};
+use super::{PoisonError, Trouble, Writer, file};
 
 /// A smaller file is left as it is.
 const WORTHWHILE_BYTES: u64 = 32 << 20;
@@ -83,7 +83,7 @@ impl Writer {
     fn compact(&mut self) {
         let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = slot.as_mut() else { return };
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| database.compact()));
+        let result = file::guarded(|| Ok(database.compact()));
         drop(slot);
         match result {
             Ok(Ok(_)) => {}

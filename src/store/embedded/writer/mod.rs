@@ -113,9 +113,7 @@ impl Writer {
                 break;
             }
         }
-        let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
-        *slot = None;
-        drop(slot);
+        file::close(self.shared.database.write().unwrap_or_else(PoisonError::into_inner).take());
         self.shared.folder.unlock();
         self.shared.connection.send_replace(Connection::Down(StoreError::Closed));
         for queue in self.queues() {
@@ -311,12 +309,11 @@ impl Writer {
         }
     }
 
-    /// Runs something on the file. A failed assertion in redb is an error like any other.
+    /// Runs something on the file.
     fn with_database<T>(&self, action: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
         let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = slot.as_ref() else { return Err(redb::Error::DatabaseClosed) };
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| action(database)))
-            .unwrap_or_else(|_| Err(redb::Error::Corrupted("its pages contradict each other".to_owned())))
+        file::guarded(|| action(database))
     }
 
     fn is_poisoned(&self) -> bool {
@@ -326,12 +323,15 @@ impl Writer {
     /// Closes the file and opens it again.
     fn reopen(&mut self) {
         let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
-        *slot = None;
+        file::close(slot.take());
         let opened = file::open_existing(&self.shared.folder.database())
             .map_err(|error| StoreError::Disk(error.to_string()))
-            .and_then(|database| match file::read_commits(&database) {
+            .and_then(|database| match file::guarded(|| file::read_commits(&database)) {
                 Ok(commits) => Ok((database, commits)),
-                Err(error) => Err(StoreError::Disk(error.to_string())),
+                Err(error) => {
+                    file::close(Some(database));
+                    Err(StoreError::Disk(error.to_string()))
+                }
             });
         match opened {
             Ok((database, commits)) => {
