@@ -15,6 +15,7 @@ use crate::support::checker::Saw;
 use crate::support::{Recorder, Reply, Setup, eventually, manifest, millis, seconds};
 
 const PUBLISHERS: u64 = 64;
+const REFUSED_AT_ONCE: u64 = 40;
 
 fn queue(name: &str, kind: QueueKind, max_length: Option<u64>) -> Queue {
     Queue {
@@ -45,8 +46,13 @@ fn message(publisher: u64, number: u64) -> Arc<Message> {
     ))
 }
 
-/// Takes everything until told that no more will come and the queue is empty; `slow` after each that many messages.
-async fn consume(store: Arc<dyn MessageStore>, done: Arc<AtomicBool>, pause_each: usize) -> HashSet<String> {
+/// Takes everything until told that no more will come and the queue is empty. `falls_behind` after each that many
+/// messages, until so many publishes more were refused: the queue is full by turns, however fast the machine is.
+async fn consume(
+    store: Arc<dyn MessageStore>,
+    done: Arc<AtomicBool>,
+    falls_behind: Option<(usize, Arc<AtomicU64>)>,
+) -> HashSet<String> {
     let mut seen = HashSet::new();
     let mut consumer = store.consume(50).await.unwrap();
     loop {
@@ -55,9 +61,13 @@ async fn consume(store: Arc<dyn MessageStore>, done: Arc<AtomicBool>, pause_each
                 let delivery = delivery.unwrap();
                 assert!(seen.insert(delivery.message.id.as_str().to_owned()), "each once");
                 consumer.ack(&[delivery.tag]).unwrap();
-                if seen.len() % pause_each == 0 {
-                    // The fault itself: a consumer that falls behind, so that the queue is full by turns.
-                    tokio::time::sleep(millis(40)).await;
+                if let Some((each, refused)) = &falls_behind
+                    && seen.len().is_multiple_of(*each)
+                {
+                    let enough = refused.load(Ordering::Relaxed) + REFUSED_AT_ONCE;
+                    while refused.load(Ordering::Relaxed) < enough && !done.load(Ordering::Acquire) {
+                        tokio::time::sleep(millis(1)).await;
+                    }
                 }
             }
             Err(_) if done.load(Ordering::Acquire) && store.depth().await.unwrap().ready == 0 => return seen,
@@ -74,8 +84,8 @@ async fn the_acknowledged_set_is_the_stored_set(kind: QueueKind, through: Durati
     let topology = Topology { routing_key: queue.name.clone(), queue: Some(queue), exchange: None, bindings: vec![] };
     let (store, _broker) = store(&share.uri, &topology).await;
     let done = Arc::new(AtomicBool::new(false));
-    let consuming = tokio::spawn(consume(store.clone(), done.clone(), 300));
     let refused = Arc::new(AtomicU64::new(0));
+    let consuming = tokio::spawn(consume(store.clone(), done.clone(), Some((300, refused.clone()))));
     let end = Instant::now() + through;
     let publishers = (0..PUBLISHERS).map(|publisher| {
         let (store, refused) = (store.clone(), refused.clone());
@@ -141,7 +151,7 @@ async fn the_unroutable_are_told_and_only_they(kind: QueueKind) {
     };
     let (store, _broker) = store(&share.uri, &topology).await;
     let done = Arc::new(AtomicBool::new(false));
-    let consuming = tokio::spawn(consume(store.clone(), done.clone(), usize::MAX));
+    let consuming = tokio::spawn(consume(store.clone(), done.clone(), None));
     let end = Instant::now() + seconds(10);
     let publishers = (0..PUBLISHERS).map(|publisher| {
         let store = store.clone();

@@ -370,9 +370,9 @@ impl Cluster {
     pub(crate) fn cut_off(&self, index: usize, cut: bool) {
         let alone = &self.nodes[index];
         let others: Vec<&Rabbit> = self.nodes.iter().filter(|node| node.node != alone.node).collect();
-        // A node does not talk to one whose secret is another.
+        // Nodes do not talk when each takes the other's secret to be another.
         let cookie = |of: &str| {
-            let cookie = if cut { "'cut-off'".to_owned() } else { "erlang:get_cookie()".to_owned() };
+            let cookie = if cut { format!("'cut-off-{of}'") } else { "erlang:get_cookie()".to_owned() };
             format!("erlang:set_cookie('{of}', {cookie})")
         };
         for other in &others {
