@@ -13,5 +13,6 @@ mod broker {
     mod common;
     mod confirms;
     mod proxy;
+    mod records;
     mod traffic;
 }

@@ -3,14 +3,13 @@
 //! Its Secret, if that stands in the manifests; else what `--amqp` names; else the embedded store. `--embedded` wins over
 //! both. One RabbitMQ connection pair serves all stores that name the same broker.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
 use crate::plan::keys::ManifestKeys;
 use crate::plan::{BrokerConnection, BrokerPlan, KeyRef, KeySource, KeyValues, StorePlan, TlsPlan};
-use crate::store::rabbitmq::{Address, AddressError, AddressSource, Overrides};
+use crate::store::rabbitmq::{Address, AddressError, AddressSource, Ca, Overrides, TlsOverrides};
 use crate::store::{MessageStore, StoreError, embedded, rabbitmq};
 
 /// Where a store is.
@@ -32,7 +31,17 @@ pub(super) struct Brokers {
     only_embedded: bool,
     /// Read before each connect, so that an edited Secret is taken up.
     keys: Arc<ArcSwap<ManifestKeys>>,
-    connected: Mutex<BTreeMap<(Place, String), rabbitmq::Broker>>,
+    connected: Mutex<Vec<Connected>>,
+}
+
+/// One pair of connections, for all stores that name the same broker in the same way.
+#[derive(Debug)]
+struct Connected {
+    place: Place,
+    shared: String,
+    tls: Option<TlsPlan>,
+    /// Kept up by the stores; none of them left, none is needed.
+    broker: rabbitmq::WeakBroker,
 }
 
 impl Brokers {
@@ -44,7 +53,7 @@ impl Brokers {
     pub(super) fn take_keys(&self, keys: &ManifestKeys) {
         self.keys.store(Arc::new(keys.clone()));
         let connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        connected.values().for_each(rabbitmq::Broker::refresh);
+        connected.iter().filter_map(|connected| connected.broker.upgrade()).for_each(|broker| broker.refresh());
     }
 
     /// Which broker a store gets.
@@ -73,9 +82,17 @@ impl Brokers {
             return self.embedded.store(&shared, &plan.name, &plan.topology);
         }
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let broker = connected
-            .entry((place.clone(), shared))
-            .or_insert_with(|| rabbitmq::Broker::start("run", self.address(namespace, place, &plan.broker)));
+        connected.retain(|connected| connected.broker.upgrade().is_some());
+        let same = |connected: &&Connected| {
+            connected.place == *place && connected.shared == shared && connected.tls == plan.broker.tls
+        };
+        let broker = connected.iter().find(same).and_then(|connected| connected.broker.upgrade());
+        let broker = broker.unwrap_or_else(|| {
+            let broker = rabbitmq::Broker::start("run", self.address(namespace, place, &plan.broker));
+            let (place, tls) = (place.clone(), plan.broker.tls.clone());
+            connected.push(Connected { place, shared, tls, broker: broker.downgrade() });
+            broker
+        });
         Ok(broker.store(&format!("{namespace}/{}", plan.name), &plan.topology, plan.confirm_timeout))
     }
 
@@ -91,7 +108,7 @@ impl Brokers {
             let overrides = overrides(virtual_host.clone(), tls.as_ref(), &values);
             let Some(secret) = &secret else {
                 let address = amqp.clone().ok_or(AddressError::Missing("uri"))?;
-                return Ok(address.with(&overrides));
+                return address.with(&overrides);
             };
             let get = |key: &str| {
                 values.get(&KeyRef { source: KeySource::Secret, name: secret.clone(), key: key.to_owned() })
@@ -107,11 +124,11 @@ impl Brokers {
 }
 
 fn overrides(virtual_host: Option<String>, tls: Option<&TlsPlan>, values: &dyn KeyValues) -> Overrides {
-    Overrides {
-        virtual_host,
-        ca: tls.and_then(|tls| tls.ca.as_ref()).and_then(|ca| values.get(ca)),
-        server_name: tls.and_then(|tls| tls.server_name.clone()),
-    }
+    let tls = tls.map(|tls| TlsOverrides {
+        ca: tls.ca.as_ref().map(|ca| values.get(ca).map_or_else(|| Ca::Missing(ca.to_string()), Ca::Pem)),
+        server_name: tls.server_name.clone(),
+    });
+    Overrides { virtual_host, tls }
 }
 
 /// Stores share queues and exchanges when namespace, connection and virtual host are the same.

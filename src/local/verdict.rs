@@ -7,7 +7,7 @@ use crate::api::condition::{
     ACCEPTED, BROKER_CONNECTED, Condition, DEGRADED, DELIVERING, READY, RESOLVED_REFS, TARGET_REACHABLE, Time,
 };
 use crate::forwarder::Hindrance;
-use crate::store::{Connection, StoreError};
+use crate::store::{Connection, Fault, StoreError};
 
 /// The conditions of one object, in the making.
 #[derive(Debug)]
@@ -54,7 +54,9 @@ impl Verdict {
                     worst = (None, "Connecting", format!("store `{store}` is connecting"));
                 }
                 Connection::Up | Connection::Connecting | Connection::Down(StoreError::Mismatch(_)) => {}
-                Connection::Down(error) => worst = (Some(false), down(&error), format!("store `{store}`: {error}")),
+                Connection::Down(error) => {
+                    worst = (Some(false), down(&error), format!("store `{store}`: {}", remedy(&error)));
+                }
             }
         }
         self.say(BROKER_CONNECTED, worst.0, worst.1, &worst.2);
@@ -122,13 +124,35 @@ pub(super) enum Delivering {
 /// The class of a broker's failure; details are in the message.
 fn down(error: &StoreError) -> &'static str {
     match error {
-        StoreError::NotConnected(_) | StoreError::Stale => "NotConnected",
+        StoreError::Unreachable { fault, .. } => fault.reason(),
+        StoreError::NotConnected(_) | StoreError::Stale | StoreError::InUse(_) => "NotConnected",
         StoreError::Mismatch(_) => "QueueMismatch",
         StoreError::NotFound(_) => "NotFound",
         StoreError::Disk(_) => "DiskFailed",
         StoreError::Corrupt(_) => "DataCorrupt",
         StoreError::Closed => "Closed",
     }
+}
+
+/// What to do about it. What a broker said in its own words is in the log, not in a status that many may read.
+fn remedy(error: &StoreError) -> String {
+    let StoreError::Unreachable { fault, detail } = error else { return error.to_string() };
+    match fault {
+        Fault::Refused => {
+            "the broker refuses or ends connections; see that it runs, and that host, port and scheme are right"
+        }
+        Fault::TimedOut => "the broker does not answer; see that host and port are right and nothing blocks the way",
+        Fault::AuthenticationFailed => {
+            "the broker refuses the user, or its use of the virtual host; correct the Secret or the user's permissions"
+        }
+        Fault::TlsFailed => {
+            "TLS with the broker fails; see that it speaks TLS on that port, and that its certificate is valid, is for \
+             this host name, and is signed by the CA that is given"
+        }
+        Fault::NotFound => "no such virtual host, or no such host name; correct it, or create it",
+        Fault::InvalidSecret => return detail.clone(),
+    }
+    .to_owned()
 }
 
 fn explain(hindrance: Hindrance) -> &'static str {

@@ -21,6 +21,7 @@ pub mod validate;
 pub mod world;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,13 @@ pub struct KeyRef {
     pub name: String,
     /// The key in it.
     pub key: String,
+}
+
+impl fmt::Display for KeyRef {
+    /// `Secret/name key`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}/{} key {}", self.source, self.name, self.key)
+    }
 }
 
 /// What kind of object holds a key.

@@ -162,6 +162,17 @@ pub enum StoreError {
     /// The broker cannot be reached now.
     #[error("the broker is not connected: {0}")]
     NotConnected(String),
+    /// A connect failed, because of this.
+    #[error("the broker can't be reached: {fault}: {detail}")]
+    Unreachable {
+        /// The class, which a status shows.
+        fault: Fault,
+        /// The rest, for logs.
+        detail: String,
+    },
+    /// The queue has another consumer, and may have only one.
+    #[error("in use: {0}")]
+    InUse(String),
     /// The queue or exchange exists with other arguments.
     #[error("queue mismatch: {0}")]
     Mismatch(String),
@@ -182,6 +193,44 @@ pub enum StoreError {
     Closed,
 }
 
+/// Why a broker can't be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody listens there, or the other side ended the connection.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// Wrong user name, password or client certificate.
+    AuthenticationFailed,
+    /// TLS could not be agreed on, or the certificate is not to be trusted.
+    TlsFailed,
+    /// No such virtual host, or no right to it; no such host name.
+    NotFound,
+    /// The Secret names no broker.
+    InvalidSecret,
+}
+
+impl fmt::Display for Fault {
+    /// As a reason in a status.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl Fault {
+    /// As a reason in a status.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Refused => "Refused",
+            Self::TimedOut => "TimedOut",
+            Self::AuthenticationFailed => "AuthenticationFailed",
+            Self::TlsFailed => "TlsFailed",
+            Self::NotFound => "NotFound",
+            Self::InvalidSecret => "InvalidSecret",
+        }
+    }
+}
+
 /// What kind of remedy an error needs; the label of error metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
@@ -198,10 +247,21 @@ pub enum ErrorClass {
 }
 
 impl StoreError {
+    /// The error without what "not connected" adds, for a sentence that says so already.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::NotConnected(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// See [`ErrorClass`].
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NotConnected(_) | Self::NotFound(_) | Self::Disk(_) => ErrorClass::Dependency,
+            Self::NotConnected(_) | Self::Unreachable { .. } | Self::NotFound(_) | Self::Disk(_) => {
+                ErrorClass::Dependency
+            }
+            Self::InUse(_) => ErrorClass::Conflict,
             Self::Mismatch(_) => ErrorClass::Invalid,
             Self::Stale => ErrorClass::Transient,
             Self::Corrupt(_) | Self::Closed => ErrorClass::Fatal,

@@ -39,7 +39,7 @@ async fn store(uri: &str, topology: &Topology) -> (Arc<dyn MessageStore>, rabbit
     (store, broker)
 }
 
-fn message(publisher: u64, number: u64) -> Arc<Message> {
+pub(crate) fn message(publisher: u64, number: u64) -> Arc<Message> {
     Arc::new(Message::new(
         MessageId::new(format!("{publisher}-{number}")),
         format!("{publisher}-{number}").into_bytes(),

@@ -45,10 +45,26 @@ impl fmt::Debug for Tls {
 pub struct Overrides {
     /// Instead of the Secret's virtual host.
     pub virtual_host: Option<String>,
-    /// PEM, instead of the Secret's `ca.crt`.
-    pub ca: Option<Vec<u8>>,
+    /// How TLS is done. Present: TLS is wanted.
+    pub tls: Option<TlsOverrides>,
+}
+
+/// What a MessageStore says of TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsOverrides {
+    /// Instead of the Secret's `ca.crt`.
+    pub ca: Option<Ca>,
     /// Verified instead of the host.
     pub server_name: Option<String>,
+}
+
+/// A CA that a MessageStore names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ca {
+    /// Its PEM.
+    Pem(Vec<u8>),
+    /// It is not there; this is its name. Never replaced by other CAs: they would open a door that was to be closed.
+    Missing(String),
 }
 
 impl fmt::Debug for Address {
@@ -75,9 +91,15 @@ pub enum AddressError {
     /// A key is not text.
     #[error("the Secret's `{0}` is not UTF-8 text")]
     NotText(&'static str),
-    /// Not a number from 1 to 65535.
-    #[error("the port `{0}` is not a number from 1 to 65535")]
-    Port(String),
+    /// Not a number from 1 to 65535. Not repeated: what stands there may be part of a password.
+    #[error("the Secret's port is not a number from 1 to 65535; percent-encode `@`, `/`, `:`, `?` and `#` in a URL")]
+    Port,
+    /// TLS is configured, and the URL asks for none.
+    #[error("{0} is given, and the Secret's uri begins with amqp://, which is plain text; write amqps://")]
+    PlainText(&'static str),
+    /// The store names a CA that is not there.
+    #[error("`broker.tls.caRef` names `{0}`, which does not exist; create it, or correct the reference")]
+    MissingCa(String),
     /// A certificate without its key, or the reverse.
     #[error("the Secret has only one of `tls.crt` and `tls.key`; a client certificate needs both")]
     HalfIdentity,
@@ -96,42 +118,56 @@ impl Address {
             if let Some(uri) = text("uri")?.map_or_else(|| text("connection_string"), |uri| Ok(Some(uri)))? {
                 Self::parse(&uri)?
             } else {
-                let port = text("port")?;
+                let port = text("port")?.map(|port| port.trim().to_owned());
+                // With separate keys TLS is asked for by its port, or by saying how it is to be done.
+                let tls = port.as_deref() == Some("5671") || get("ca.crt").is_some() || overrides.tls.is_some();
+                let default = if tls { TLS_PORT } else { PLAIN_PORT }.to_string();
                 Self {
-                    hosts: parse_hosts(&text("host")?.ok_or(AddressError::Missing("host"))?, port.as_deref())?,
+                    hosts: parse_hosts(
+                        &text("host")?.ok_or(AddressError::Missing("host"))?,
+                        port.as_deref().unwrap_or(&default),
+                    )?,
                     virtual_host: text("vhost")?.filter(|name| !name.is_empty()).unwrap_or_else(|| "/".to_owned()),
                     username: text("username")?.ok_or(AddressError::Missing("username"))?,
                     password: text("password")?.ok_or(AddressError::Missing("password"))?,
-                    // With separate keys the TLS port is how TLS is asked for.
-                    tls: (port.as_deref() == Some("5671")).then(Tls::default),
+                    tls: tls.then(Tls::default),
                 }
             };
-        if let Some(name) = &overrides.virtual_host {
-            address.virtual_host.clone_from(name);
+        match &mut address.tls {
+            Some(tls) => {
+                tls.ca = get("ca.crt");
+                tls.identity = match (get("tls.crt"), get("tls.key")) {
+                    (Some(certificate), Some(key)) => Some((certificate, key)),
+                    (None, None) => None,
+                    _ => return Err(AddressError::HalfIdentity),
+                };
+            }
+            None if get("ca.crt").is_some() => return Err(AddressError::PlainText("`ca.crt` in the Secret")),
+            None => {}
         }
-        if let Some(tls) = &mut address.tls {
-            tls.ca = overrides.ca.clone().or_else(|| get("ca.crt"));
-            tls.server_name.clone_from(&overrides.server_name);
-            tls.identity = match (get("tls.crt"), get("tls.key")) {
-                (Some(certificate), Some(key)) => Some((certificate, key)),
-                (None, None) => None,
-                _ => return Err(AddressError::HalfIdentity),
-            };
-        }
-        Ok(address)
+        address.with(overrides)
     }
 
     /// The same address with what a MessageStore says beyond it.
-    #[must_use]
-    pub fn with(mut self, overrides: &Overrides) -> Self {
+    pub fn with(mut self, overrides: &Overrides) -> Result<Self, AddressError> {
         if let Some(name) = &overrides.virtual_host {
             self.virtual_host.clone_from(name);
         }
-        if let Some(tls) = &mut self.tls {
-            tls.ca.clone_from(&overrides.ca);
-            tls.server_name.clone_from(&overrides.server_name);
+        let Some(wanted) = &overrides.tls else { return Ok(self) };
+        let tls = self.tls.as_mut().ok_or(AddressError::PlainText("`broker.tls`"))?;
+        match &wanted.ca {
+            Some(Ca::Pem(pem)) => tls.ca = Some(pem.clone()),
+            Some(Ca::Missing(name)) => return Err(AddressError::MissingCa(name.clone())),
+            None => {}
         }
-        self
+        tls.server_name.clone_from(&wanted.server_name);
+        Ok(self)
+    }
+
+    /// Whether it leads to the same nodes and virtual host, as the same user.
+    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+        (&self.hosts, &self.virtual_host, &self.username, self.tls.is_some())
+            == (&other.hosts, &other.virtual_host, &other.username, other.tls.is_some())
     }
 
     /// Reads `amqp[s]://user:password@host:port[,host:port]/virtual%20host`. User, password and virtual host are
@@ -143,9 +179,9 @@ impl Address {
             "amqps" => Some(Tls::default()),
             _ => return Err(AddressError::Uri("its scheme is neither amqp nor amqps")),
         };
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        // The last @ ends the user info and the first / after it the hosts: passwords may hold both.
+        // The last @ ends the user info, and only after it does a query begin: passwords may hold anything.
         let (user_info, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
         let (hosts, virtual_host) = rest.split_once('/').unwrap_or((rest, ""));
         let (username, password) = match user_info.split_once(':') {
             Some((username, password)) => (decode(username)?, decode(password)?),
@@ -155,7 +191,7 @@ impl Address {
         let port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT }.to_string();
         let virtual_host = decode(virtual_host)?;
         Ok(Self {
-            hosts: parse_hosts(hosts, Some(&port))?,
+            hosts: parse_hosts(hosts, &port)?,
             virtual_host: if virtual_host.is_empty() { "/".to_owned() } else { virtual_host },
             username,
             password,
@@ -172,12 +208,12 @@ fn decode(text: &str) -> Result<String, AddressError> {
 }
 
 /// `a,b:5673,[::1]:5672`; a port of its own wins over `port`.
-fn parse_hosts(hosts: &str, port: Option<&str>) -> Result<Vec<(String, u16)>, AddressError> {
+fn parse_hosts(hosts: &str, port: &str) -> Result<Vec<(String, u16)>, AddressError> {
     let parse_port = |text: &str| match text.trim().parse::<u16>() {
         Ok(port) if port > 0 => Ok(port),
-        _ => Err(AddressError::Port(text.to_owned())),
+        _ => Err(AddressError::Port),
     };
-    let default = port.map_or(Ok(PLAIN_PORT), parse_port)?;
+    let default = parse_port(port)?;
     let parsed: Vec<(String, u16)> = hosts
         .split(',')
         .map(str::trim)
@@ -230,6 +266,35 @@ mod tests {
         assert_eq!(address.password, "p@ss");
         assert_eq!(address.virtual_host, "shop");
         assert_eq!(address.tls, None);
+    }
+
+    #[test]
+    fn nothing_that_says_tls_ends_in_plain_text() {
+        let pairs = [("host", "a"), ("username", "u"), ("password", "p")];
+        let with = |more: &[(&'static str, &'static str)], tls: Option<TlsOverrides>| {
+            let pairs = [&pairs[..], more].concat();
+            Address::read(secret(&pairs), &Overrides { virtual_host: None, tls })
+        };
+        let hosts = |address: Result<Address, AddressError>| address.map(|a| (a.hosts[0].1, a.tls.is_some())).unwrap();
+        assert_eq!(hosts(with(&[], None)), (5672, false));
+        assert_eq!(hosts(with(&[("port", "5671 ")], None)), (5671, true));
+        assert_eq!(hosts(with(&[("ca.crt", "x")], None)), (5671, true));
+        assert_eq!(hosts(with(&[("port", "7000")], Some(TlsOverrides::default()))), (7000, true));
+        let plain = Address::read(secret(&[("uri", "amqp://a"), ("ca.crt", "x")]), &Overrides::default());
+        assert!(matches!(plain, Err(AddressError::PlainText(_))));
+        let wanted = Overrides { virtual_host: None, tls: Some(TlsOverrides::default()) };
+        assert_eq!(Address::parse("amqp://a").unwrap().with(&wanted), Err(AddressError::PlainText("`broker.tls`")));
+        let ca = Some(Ca::Missing("Secret/ca".to_owned()));
+        let missing = with(&[("ca.crt", "x")], Some(TlsOverrides { ca, server_name: None }));
+        assert_eq!(missing, Err(AddressError::MissingCa("Secret/ca".to_owned())));
+    }
+
+    #[test]
+    fn no_part_of_a_password_is_in_an_error() {
+        let address = Address::parse("amqp://u:sec#r?et@h").unwrap();
+        assert_eq!((address.password.as_str(), address.hosts[0].0.as_str()), ("sec#r?et", "h"));
+        let error = Address::parse("amqp://u:secret").unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]

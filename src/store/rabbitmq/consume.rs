@@ -9,23 +9,27 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::session::{Epoch, RPC_TIMEOUT};
+use super::session::{Epoch, RPC_TIMEOUT, not_connected};
 use super::topology::{self, name, rpc};
 use super::wire;
 use crate::core::message::MessageId;
 use crate::store::{BoxFuture, Consumer, Delivery, StoreError, Tag};
 
-/// A consumer whose channel was closed leaves its queue within milliseconds.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A consumer whose channel was closed leaves its queue within milliseconds. One that stays longer is somebody else's,
+/// and whoever wants the queue tries again later.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The queue cannot say when it has left.
 const LEAVE_POLL: Duration = Duration::from_millis(5);
+
+/// What a consumer's stream gives: `None` when the broker has cancelled it.
+type Came = Option<Result<lapin::message::Delivery, StoreError>>;
 
 /// An attached consumer.
 pub(super) struct RabbitConsumer {
@@ -39,6 +43,10 @@ pub(super) struct RabbitConsumer {
     /// After [`Consumer::stop_taking`]: what still comes is not handed out, and goes back with the rest.
     stopped: bool,
     given_back: bool,
+    /// What came while the consumer was being attached.
+    first: Option<Came>,
+    /// No other consumer may be attached.
+    alone: bool,
     queue: String,
 }
 
@@ -64,15 +72,20 @@ pub(super) async fn attach(
     if alone {
         await_no_consumer(&epoch, queue).await?;
     }
+    let consumer = consume(epoch, queue, prefetch, alone).await?;
+    if alone { only(consumer).await } else { Ok(consumer) }
+}
+
+async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16, alone: bool) -> Result<RabbitConsumer, StoreError> {
     let channel = epoch.channel().await?;
     rpc(&epoch, channel.basic_qos(prefetch.max(1), BasicQosOptions::default())).await?;
-    let consume = channel.basic_consume(
+    let consuming = channel.basic_consume(
         name(queue)?,
         ShortString::default(),
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
-    let stream = rpc(&epoch, consume).await?;
+    let stream = rpc(&epoch, consuming).await?;
     // Each unsettled delivery is acknowledged once; the rest is for the cancel and the flush.
     let (acks, commands) = mpsc::channel(usize::from(prefetch.max(1)) * 2 + 2);
     tokio::spawn(acknowledge(epoch.clone(), channel.clone(), commands));
@@ -84,19 +97,53 @@ pub(super) async fn attach(
         unsettled: BTreeSet::new(),
         highest: 0,
         stopped: false,
+        first: None,
+        alone,
         given_back: false,
         queue: queue.to_owned(),
     })
 }
 
-/// Waits until the queue has no consumer, but not for ever: one that stays is somebody else's, and the queue's single
-/// active consumer keeps us waiting behind it.
+/// Waits until the queue has no consumer, but not for ever.
 async fn await_no_consumer(epoch: &Arc<Epoch>, queue: &str) -> Result<(), StoreError> {
     let deadline = Instant::now() + LEAVE_TIMEOUT;
-    while topology::look(epoch, queue).await?.consumer_count() > 0 && Instant::now() < deadline {
+    while topology::look(epoch, queue).await?.consumer_count() > 0 {
+        if Instant::now() >= deadline {
+            return Err(in_use(queue));
+        }
         sleep(LEAVE_POLL).await;
     }
     Ok(())
+}
+
+/// Makes sure that no other consumer has come at the same time: both saw none before. The one that is handed messages
+/// stays; one that is handed nothing leaves, and returns nothing by that. (A count of 0 is what the broker says when the
+/// queue's leader does not answer it in time.)
+async fn only(mut consumer: RabbitConsumer) -> Result<RabbitConsumer, StoreError> {
+    let deadline = Instant::now() + LEAVE_TIMEOUT;
+    while topology::look(&consumer.epoch, &consumer.queue).await?.consumer_count() != 1 {
+        if consumer.first.is_none() {
+            let came = consumer.stream.next().now_or_never();
+            consumer.first = came.map(|came| came.map(|came| came.map_err(|error| not_connected(&error))));
+        }
+        if Instant::now() >= deadline {
+            if consumer.first.is_some() {
+                return Ok(consumer);
+            }
+            let queue = consumer.queue.clone();
+            rpc(&consumer.epoch, consumer.channel.close(200, "not alone".into())).await?;
+            consumer.given_back = true;
+            return Err(in_use(&queue));
+        }
+        sleep(LEAVE_POLL).await;
+    }
+    Ok(consumer)
+}
+
+fn in_use(queue: &str) -> StoreError {
+    StoreError::InUse(format!(
+        "queue `{queue}` has another consumer; its messages stay in order only with one at a time"
+    ))
 }
 
 /// Writes acknowledgements in the order given. The broker does not answer them; if the connection fails, what was
@@ -127,6 +174,10 @@ async fn acknowledge(epoch: Arc<Epoch>, channel: Channel, mut commands: mpsc::Re
     }
 }
 
+fn lost() -> StoreError {
+    StoreError::NotConnected("the connection was lost".to_owned())
+}
+
 impl RabbitConsumer {
     fn queue_ack(&self, ack: Ack) -> Result<(), StoreError> {
         self.acks.try_send(ack).map_err(|_| StoreError::Stale)
@@ -138,11 +189,21 @@ impl Consumer for RabbitConsumer {
         Box::pin(async move {
             if self.stopped {
                 self.epoch.ended().await;
-                return Err(StoreError::NotConnected("the connection was lost".to_owned()));
+                return Err(lost());
             }
-            let delivery = match self.stream.next().await {
+            let came = if let Some(first) = self.first.take() {
+                first
+            } else {
+                // The client library does not end the stream of a connection that it can't close in order.
+                tokio::select! {
+                    biased;
+                    () = self.epoch.ended() => Some(Err(lost())),
+                    came = self.stream.next() => came.map(|came| came.map_err(|error| not_connected(&error))),
+                }
+            };
+            let delivery = match came {
                 Some(Ok(delivery)) => delivery,
-                Some(Err(error)) => return Err(StoreError::NotConnected(error.to_string())),
+                Some(Err(error)) => return Err(error),
                 None => {
                     return Err(StoreError::NotFound(
                         "the broker cancelled the consumer: the queue is gone".to_owned(),
@@ -195,7 +256,7 @@ impl Consumer for RabbitConsumer {
                 let _ = timeout(RPC_TIMEOUT, flushed).await;
             }
             rpc(&self.epoch, self.channel.close(200, "given back".into())).await?;
-            await_no_consumer(&self.epoch, &self.queue).await
+            if self.alone { await_no_consumer(&self.epoch, &self.queue).await } else { Ok(()) }
         })
     }
 }

@@ -1,55 +1,184 @@
 //! The deactivation record on the broker: a queue of its own that holds at most one message and has no consumer.
+//!
+//! That it is not empty is the state. A look at its length takes nothing out, so it is what is done once a second; but a
+//! length of 0 is also what the broker says of a quorum queue whose leader does not answer it in time, and of one whose
+//! record is just being read. So where it matters (before a processor begins, and before one that was deactivated goes
+//! on) an empty queue has to be empty twice, as its leader says. The record itself is read once by each process: every
+//! read returns it, and returns are limited.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use lapin::options::{BasicGetOptions, BasicNackOptions};
-use lapin::types::{AMQPValue, ShortString};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::time::sleep;
 
+use super::Broker;
 use super::session::Epoch;
 use super::topology::{self, declare_one, name, rpc, type_arguments};
 use crate::core::deactivation::Deactivation;
 use crate::core::topology::QueueKind;
 use crate::store::StoreError;
 
+/// For so long at most another process has the record in its hands while it reads it, or a queue no leader that answers.
+const READ_BY_ANOTHER: Duration = Duration::from_millis(300);
+
+/// A record comes back when whoever reads it returns it; it is removed again then. Nobody reads it so often.
+const REMOVALS: usize = 5;
+
 /// `stagepost.<namespace>.<name>.deactivated`.
 pub(super) fn queue(processor: &str) -> String {
     format!("stagepost.{processor}.deactivated")
 }
 
-/// Makes the queue, or finds it. The first record stays: a second one is refused.
-pub(super) async fn declare(epoch: &Epoch, processor: &str, kind: QueueKind) -> Result<u32, StoreError> {
-    let mut arguments = type_arguments(kind);
-    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
-    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-    let queue = declare_one(epoch, &queue(processor), false, arguments).await?;
-    Ok(queue.message_count())
+/// What this process knows of each processor's record. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Records(Arc<Mutex<HashMap<String, Known>>>);
+
+#[derive(Debug, Clone)]
+enum Known {
+    /// There was none, on the connection of this number.
+    None(u64),
+    /// This one.
+    Some(Box<Deactivation>),
 }
 
-/// The record, if there is one. Looks first: that is one round trip, and nearly always the answer is no.
-pub(super) async fn read(epoch: &Arc<Epoch>, processor: &str) -> Result<Option<Deactivation>, StoreError> {
-    let queue = queue(processor);
-    match topology::look(epoch, &queue).await {
-        Ok(found) if found.message_count() == 0 => return Ok(None),
-        Ok(_) => {}
-        Err(StoreError::NotFound(_)) => return Ok(None),
-        Err(error) => return Err(error),
+impl Records {
+    /// The record, if there is one.
+    pub(super) async fn read(
+        &self,
+        broker: &Broker,
+        epoch: &Arc<Epoch>,
+        processor: &str,
+        kind: QueueKind,
+    ) -> Result<Option<Deactivation>, StoreError> {
+        let filled = length(broker, epoch, processor, kind).await? > 0;
+        match (self.known(processor), filled) {
+            (Some(Known::Some(record)), true) => return Ok(Some(*record)),
+            (Some(Known::None(number)), false) if number == epoch.number => return Ok(None),
+            _ => {}
+        }
+        // In a task of its own: a caller that gives up must not leave the record in our hands.
+        let (epoch, queue) = (epoch.clone(), queue(processor));
+        let number = epoch.number;
+        let read = tokio::spawn(async move {
+            match get(&epoch, &queue).await? {
+                None if filled => Ok(Some(unreadable("another process is reading it"))),
+                None => {
+                    sleep(READ_BY_ANOTHER).await;
+                    get(&epoch, &queue).await
+                }
+                found => Ok(found),
+            }
+        });
+        let record = read.await.unwrap_or(Err(StoreError::Closed))?;
+        match &record {
+            Some(record) if record.reason == UNREADABLE => {}
+            Some(record) => self.know(processor, Known::Some(Box::new(record.clone()))),
+            None => self.know(processor, Known::None(number)),
+        }
+        Ok(record)
     }
+
+    /// Removes the record, and makes sure that it is gone.
+    pub(super) async fn remove(&self, epoch: &Arc<Epoch>, processor: &str) -> Result<(), StoreError> {
+        self.forget(processor);
+        let (epoch, queue) = (epoch.clone(), queue(processor));
+        let removed = tokio::spawn(async move {
+            for _ in 0..REMOVALS {
+                match topology::purge(&epoch, &queue).await {
+                    Ok(()) => {}
+                    Err(StoreError::NotFound(_)) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+                sleep(READ_BY_ANOTHER / 2).await;
+                if topology::look(&epoch, &queue).await?.message_count() == 0 && !take(&epoch, &queue).await? {
+                    return Ok(());
+                }
+            }
+            Err(StoreError::NotConnected(format!("`{queue}` does not stay empty; try again")))
+        });
+        removed.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn known(&self, processor: &str) -> Option<Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(processor).cloned()
+    }
+
+    fn know(&self, processor: &str, known: Known) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(processor.to_owned(), known);
+    }
+
+    /// The record may have changed by our doing.
+    pub(super) fn forget(&self, processor: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(processor);
+    }
+}
+
+/// How many records there are, in a queue that is made if it is missing.
+pub(super) async fn length(
+    broker: &Broker,
+    epoch: &Arc<Epoch>,
+    processor: &str,
+    kind: QueueKind,
+) -> Result<u32, StoreError> {
+    let queue = queue(processor);
+    let found = match topology::look(epoch, &queue).await {
+        Err(StoreError::NotFound(_)) => {
+            broker.lost(&queue, kind);
+            let mut arguments = type_arguments(kind);
+            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
+            arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+            declare(epoch, &queue, arguments).await?
+        }
+        found => found?.message_count(),
+    };
+    broker.found(&queue, kind);
+    Ok(found)
+}
+
+async fn declare(epoch: &Epoch, queue: &str, arguments: FieldTable) -> Result<u32, StoreError> {
+    declare_one(epoch, queue, false, arguments).await.map(|queue| queue.message_count())
+}
+
+/// Looks at the record. Only the queue's leader answers this, so that "none" is true.
+async fn get(epoch: &Epoch, queue: &str) -> Result<Option<Deactivation>, StoreError> {
     let channel = epoch.channel().await?;
-    let got = rpc(epoch, channel.basic_get(name(&queue)?, BasicGetOptions::default())).await?;
-    let Some(got) = got else { return Ok(None) };
-    let requeue = BasicNackOptions { multiple: false, requeue: true };
-    rpc(epoch, channel.basic_nack(got.delivery.delivery_tag, requeue)).await?;
+    let got = rpc(epoch, channel.basic_get(name(queue)?, BasicGetOptions::default())).await?;
+    let record = match got {
+        Some(got) => {
+            let requeue = BasicNackOptions { multiple: false, requeue: true };
+            rpc(epoch, channel.basic_nack(got.delivery.delivery_tag, requeue)).await?;
+            // Not ours to judge: something lies there, so the processor is not to run.
+            Some(serde_json::from_slice(&got.delivery.data).unwrap_or_else(|error| unreadable(&error.to_string())))
+        }
+        None => None,
+    };
     rpc(epoch, channel.close(200, ShortString::from("read"))).await?;
-    match serde_json::from_slice(&got.delivery.data) {
-        Ok(record) => Ok(Some(record)),
-        // Not ours to judge: something lies there, so the processor is not to run.
-        Err(error) => Ok(Some(Deactivation {
-            uid: String::new(),
-            time: jiff::Timestamp::UNIX_EPOCH,
-            message_id: String::new(),
-            reason: "Unknown".to_owned(),
-            message: format!("the record can't be read: {error}"),
-            attempts: 0,
-        })),
+    Ok(record)
+}
+
+/// Takes the record out; says whether there was one.
+async fn take(epoch: &Epoch, queue: &str) -> Result<bool, StoreError> {
+    let channel = epoch.channel().await?;
+    let got = rpc(epoch, channel.basic_get(name(queue)?, BasicGetOptions::default())).await?;
+    if let Some(got) = &got {
+        rpc(epoch, channel.basic_ack(got.delivery.delivery_tag, BasicAckOptions::default())).await?;
+    }
+    rpc(epoch, channel.close(200, ShortString::from("taken"))).await?;
+    Ok(got.is_some())
+}
+
+const UNREADABLE: &str = "Unknown";
+
+fn unreadable(why: &str) -> Deactivation {
+    Deactivation {
+        uid: String::new(),
+        time: jiff::Timestamp::UNIX_EPOCH,
+        message_id: String::new(),
+        reason: UNREADABLE.to_owned(),
+        message: format!("the record can't be read: {why}"),
+        attempts: 0,
     }
 }

@@ -8,13 +8,15 @@ use std::time::Duration;
 use lapin::types::ShortString;
 use tokio::sync::{Notify, watch};
 
+use super::deactivation::Records;
 use super::keeper::{Keeper, Kept};
 use super::publish::Publisher;
 use super::session::{Epoch, State};
+use super::window::taking_none;
 use super::{Broker, consume, deactivation, topology};
 use crate::core::deactivation::Deactivation;
 use crate::core::message::{Message, MessageId};
-use crate::core::topology::{Consumers, Queue, QueueKind, Topology};
+use crate::core::topology::{Consumers, Management, Queue, QueueKind, Topology};
 use crate::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
 
 /// A store on a [`Broker`].
@@ -25,7 +27,8 @@ pub(super) struct RabbitStore {
     name: String,
     confirm_timeout: Duration,
     kept: Kept,
-    /// Somebody is finding out whether the queue is still there.
+    records: Records,
+    /// Somebody is finding out whether everything is still there.
     looking: Arc<AtomicBool>,
 }
 
@@ -50,6 +53,7 @@ impl RabbitStore {
             topology: topology.clone(),
             name,
             confirm_timeout,
+            records: Records::default(),
             looking: Arc::default(),
         }
     }
@@ -75,20 +79,18 @@ impl RabbitStore {
         match &*self.broker.0.publishing.state().borrow() {
             State::Up(_) => {}
             State::Blocked(_, reason) => {
-                return Err(PublishError::Refused(format!("the broker takes no publishes: {reason}")));
+                return Err(PublishError::Refused(taking_none(reason)));
             }
             State::Connecting => return Err(PublishError::NotConnected("connecting".to_owned())),
-            State::Down(error) => return Err(PublishError::NotConnected(detail(error))),
+            State::Down(error) => return Err(PublishError::NotConnected(error.detail())),
         }
         if let Err(error) = &*self.kept.declaration.borrow() {
-            return Err(PublishError::NotConnected(detail(error)));
+            return Err(PublishError::NotConnected(error.detail()));
         }
-        if let Some(queue) = &self.topology.queue
-            && self.broker.settling(&queue.name).is_some()
-        {
-            return Err(PublishError::NotConnected(format!("queue `{}` is being set up", queue.name)));
+        match self.broker.settling_behind(&self.topology) {
+            Some(queue) => Err(PublishError::NotConnected(format!("queue `{queue}` is being set up"))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn publish_message(&self, message: Arc<Message>, routing_key: Option<&str>) -> Result<(), PublishError> {
@@ -106,13 +108,13 @@ impl RabbitStore {
             {
                 self.again().gone(queue);
             }
-            (Err(PublishError::Unroutable(_) | PublishError::Unknown(_)), _) => self.look_aside(),
-            _ => {}
+            (Ok(()) | Err(PublishError::Refused(_) | PublishError::Invalid(_)), _) => {}
+            (Err(_), _) => self.look_aside(),
         }
         published
     }
 
-    /// Looks whether the queue is still there. The caller does not wait for it: a broker that did not confirm may not
+    /// Looks whether everything is still there. The caller does not wait for it: a broker that did not confirm may not
     /// answer this either.
     fn look_aside(&self) {
         if self.looking.swap(true, Ordering::AcqRel) {
@@ -130,7 +132,7 @@ impl RabbitStore {
     }
 }
 
-/// What is needed to find out whether a queue was deleted under us, and to have it made again.
+/// What is needed to find out whether something was deleted under us, and to have it made again.
 struct Again {
     broker: Broker,
     topology: Topology,
@@ -138,25 +140,27 @@ struct Again {
 }
 
 impl Again {
-    /// A queue that was deleted under us is made again; until it has settled nothing is published to it.
+    /// A queue that was deleted under us is made again; until it has settled nothing is published to it. An exchange or
+    /// a binding can't be looked for without making it.
     async fn look_again(&self) {
-        let Some(queue) = &self.topology.queue else { return };
-        let Ok(epoch) = self.broker.0.consuming.epoch() else { return };
-        if matches!(topology::look(&epoch, &queue.name).await, Err(StoreError::NotFound(_))) {
+        if let Some(queue) = &self.topology.queue
+            && let Ok(epoch) = self.broker.0.consuming.epoch()
+            && matches!(topology::look(&epoch, &queue.name).await, Err(StoreError::NotFound(_)))
+        {
             self.gone(queue);
+        }
+        if self.topology.exchange.is_some() {
+            self.redeclare.notify_one();
         }
     }
 
     fn gone(&self, queue: &Queue) {
-        self.broker.lost(queue);
+        match queue.management {
+            Management::Declare => tracing::warn!(queue = queue.name, "the queue was deleted; declaring it again"),
+            Management::Existing => tracing::warn!(queue = queue.name, "the queue was deleted; waiting for it"),
+        }
+        self.broker.lost(&queue.name, queue.kind);
         self.redeclare.notify_one();
-    }
-}
-
-fn detail(error: &StoreError) -> String {
-    match error {
-        StoreError::NotConnected(text) => text.clone(),
-        other => other.to_string(),
     }
 }
 
@@ -182,6 +186,8 @@ impl MessageStore for RabbitStore {
             self.kept.declaration.borrow().clone()?;
             let alone = self.topology.queue.as_ref().is_some_and(|queue| queue.consumers == Consumers::SingleActive);
             match consume::attach(epoch, self.queue()?, prefetch, alone).await {
+                // What is in use is there.
+                Err(error @ StoreError::InUse(_)) => Err(error),
                 Ok(consumer) => Ok(Box::new(consumer) as Box<dyn Consumer>),
                 Err(error) => {
                     self.again().look_again().await;
@@ -192,43 +198,37 @@ impl MessageStore for RabbitStore {
     }
 
     fn deactivation<'a>(&'a self, processor: &'a str) -> BoxFuture<'a, Result<Option<Deactivation>, StoreError>> {
-        Box::pin(async move { deactivation::read(&self.epoch()?, processor).await })
+        Box::pin(async move { self.records.read(&self.broker, &self.epoch()?, processor, self.kind()).await })
     }
 
     fn deactivate<'a>(&'a self, processor: &'a str, record: &'a Deactivation) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let epoch = self.epoch()?;
-            if deactivation::declare(&epoch, processor, self.kind()).await? > 0 {
+            if deactivation::length(&self.broker, &epoch, processor, self.kind()).await? > 0 {
                 return Ok(());
             }
             let queue = deactivation::queue(processor);
-            if self.kind() == QueueKind::Quorum {
-                self.broker.found(&queue);
-                if let Some(left) = self.broker.settling(&queue) {
-                    tokio::time::sleep(left).await;
-                }
+            if let Some(left) = self.broker.settling(&queue) {
+                tokio::time::sleep(left).await;
             }
             let body = serde_json::to_vec(record).map_err(|error| StoreError::Corrupt(error.to_string()))?;
             let message = Message::new(MessageId::new(uuid::Uuid::now_v7().to_string()), body);
             let key = topology::name(&queue)?;
             let stored =
                 self.publisher.publish(Arc::new(message), ShortString::default(), key, self.confirm_timeout).await;
+            // Whatever it says: what was known of it is not known any more.
+            self.records.forget(processor);
             match stored {
                 Ok(()) => Ok(()),
                 // Full: another worker's record stands, and the first one counts.
-                Err(PublishError::Refused(_)) if deactivation::read(&epoch, processor).await?.is_some() => Ok(()),
+                Err(PublishError::Refused(_)) if self.deactivation(processor).await?.is_some() => Ok(()),
                 Err(error) => Err(StoreError::NotConnected(error.to_string())),
             }
         })
     }
 
     fn reactivate<'a>(&'a self, processor: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            match topology::purge(&*self.epoch()?, &deactivation::queue(processor)).await {
-                Ok(()) | Err(StoreError::NotFound(_)) => Ok(()),
-                Err(error) => Err(error),
-            }
-        })
+        Box::pin(async move { self.records.remove(&self.epoch()?, processor).await })
     }
 
     fn connection(&self) -> watch::Receiver<Connection> {

@@ -1,21 +1,33 @@
 //! Keeps a store's topology declared: on every connection, and again when it was deleted under us.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::session::State;
 use super::{Broker, topology};
-use crate::core::topology::{Management, QueueKind, Topology};
+use crate::core::retry::Backoff;
+use crate::core::topology::{QueueKind, Topology};
 use crate::store::{Connection, StoreError};
 
-/// Between two tries to declare what the broker refused.
-const REDECLARE: Duration = Duration::from_secs(5);
+/// Between two tries to declare what the broker refused. Each refusal takes a channel of the connection with it, and a
+/// connection has some 2,000, so it is asked less often in the long run.
+fn redeclare() -> Backoff {
+    Backoff { interval: Duration::from_secs(5), factor: 1.5, max_interval: Duration::from_secs(30), jitter: 0.1 }
+}
+
+/// At least so long from one time that everything is declared again to the next.
+const REDECLARE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Declares a store's topology on every connection, and says whether it stands.
 pub(super) struct Keeper {
+    /// Among all keepers of the broker.
+    number: u64,
     broker: Broker,
     store: String,
     topology: Topology,
@@ -43,7 +55,9 @@ impl Keeper {
         let (declared, declaration) = watch::channel(Err(StoreError::NotConnected("connecting".to_owned())));
         let (up, connection) = watch::channel(Connection::Connecting);
         let redeclare = Arc::new(Notify::new());
+        let number = broker.0.keepers.add(store, &redeclare);
         let keeper = Self {
+            number,
             broker,
             store: store.to_owned(),
             topology: topology.clone(),
@@ -59,53 +73,63 @@ impl Keeper {
     async fn run(self) {
         let mut consuming = self.broker.0.consuming.state();
         let mut publishing = self.broker.0.publishing.state();
+        let mut failures = 0;
+        let mut redeclared: Option<Instant> = None;
         loop {
             consuming.mark_unchanged();
             publishing.mark_unchanged();
             let result = self.declare().await;
+            failures = if result.is_err() { failures + 1 } else { 0 };
             let _ = self.declared.send_replace(result.clone());
-            if let (Ok(()), Some(left)) = (&result, self.settling()) {
-                self.tell(&Err(StoreError::NotConnected("the queue is being set up".to_owned())));
-                tokio::time::sleep(left).await;
+            let changed = |state: &watch::Receiver<State>| state.has_changed().unwrap_or(false);
+            if result.is_err() && (changed(&consuming) || changed(&publishing)) {
+                // What it says may be over already.
+                continue;
             }
-            let failed = result.is_err();
-            self.tell(&result);
+            let settling = if result.is_ok() { self.settling() } else { None };
+            match settling {
+                Some(_) => self.tell(&Err(StoreError::NotConnected("the queue is being set up".to_owned()))),
+                None => self.tell(&result),
+            }
+            let again = settling.unwrap_or_else(|| redeclare().delay(failures.max(1), fastrand::f64()));
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = consuming.changed() => if changed.is_err() { return },
                 changed = publishing.changed() => if changed.is_err() { return },
-                () = self.redeclare.notified() => self.tell_gone(),
-                () = tokio::time::sleep(REDECLARE), if failed => {}
+                () = tokio::time::sleep(again), if failures > 0 || settling.is_some() => {}
+                () = self.redeclare.notified() => {
+                    let pause = redeclared.map_or(Duration::ZERO, |at| REDECLARE_PAUSE.saturating_sub(at.elapsed()));
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    redeclared = Some(Instant::now());
+                }
             }
-        }
-    }
-
-    fn tell_gone(&self) {
-        let Some(queue) = &self.topology.queue else { return };
-        match queue.management {
-            Management::Declare => tracing::warn!(queue = queue.name, "the queue was deleted; declaring it again"),
-            Management::Existing => tracing::warn!(queue = queue.name, "the queue was deleted; waiting for it"),
         }
     }
 
     async fn declare(&self) -> Result<(), StoreError> {
         let epoch = self.broker.0.consuming.epoch()?;
+        // Whoever holds an older form of a store still publishes and consumes; its bindings are the newer one's affair.
+        if !self.broker.0.keepers.is_newest(&self.store, self.number) {
+            return Ok(());
+        }
         if let Some(queue) = &self.topology.queue
             && queue.kind == QueueKind::Quorum
             && matches!(topology::look(&epoch, &queue.name).await, Err(StoreError::NotFound(_)))
         {
             // The declaration does not say whether it made the queue, and a new one must settle.
-            self.broker.lost(queue);
+            self.broker.lost(&queue.name, queue.kind);
         }
+        let gone = self.broker.bindings().make(&self.store, &self.topology);
         topology::declare(&epoch, &self.topology).await?;
         if let (Some(queue), Some(exchange)) = (&self.topology.queue, &self.topology.exchange) {
-            let gone = self.broker.rebind(&self.store, &self.topology);
             topology::unbind(&epoch, &queue.name, &exchange.name, &gone).await?;
+            self.broker.bindings().made(&self.store, &self.topology);
         }
-        if let Some(queue) = &self.topology.queue
-            && queue.kind == QueueKind::Quorum
-        {
-            self.broker.found(&queue.name);
+        if let Some(queue) = &self.topology.queue {
+            self.broker.found(&queue.name, queue.kind);
         }
         Ok(())
     }
@@ -132,5 +156,48 @@ impl Keeper {
             *now = connection;
             changed
         });
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.broker.0.keepers.remove(&self.store, self.number);
+    }
+}
+
+/// The keepers of one broker, by store: an edited store has a new one before the old one has gone.
+#[derive(Debug, Default)]
+pub(super) struct Keepers(Mutex<HashMap<String, BTreeMap<u64, Arc<Notify>>>>);
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+impl Keepers {
+    fn add(&self, store: &str, redeclare: &Arc<Notify>) -> u64 {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        self.lock().entry(store.to_owned()).or_default().insert(number, redeclare.clone());
+        number
+    }
+
+    fn is_newest(&self, store: &str, number: u64) -> bool {
+        self.lock().get(store).and_then(|keepers| keepers.last_key_value().map(|(last, _)| *last)) == Some(number)
+    }
+
+    /// If that was the newest, the one before it takes over.
+    fn remove(&self, store: &str, number: u64) {
+        let mut stores = self.lock();
+        let Some(keepers) = stores.get_mut(store) else { return };
+        let last = keepers.last_key_value().map(|(last, _)| *last);
+        keepers.remove(&number);
+        match keepers.last_key_value() {
+            Some((_, before)) if last == Some(number) => before.notify_one(),
+            Some(_) => {}
+            None => {
+                stores.remove(store);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, BTreeMap<u64, Arc<Notify>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,8 +7,10 @@
 //! users hold. `wire` is the format, `intake` what of a broker's bytes reaches the client library, over `transport`.
 
 mod address;
+mod bindings;
 mod consume;
 mod deactivation;
+mod fault;
 mod handle;
 mod intake;
 mod keeper;
@@ -21,26 +23,25 @@ mod transport;
 mod window;
 mod wire;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use address::{Address, AddressError, Overrides, Tls};
+pub use address::{Address, AddressError, Ca, Overrides, Tls, TlsOverrides};
 pub use session::AddressSource;
 
+use self::bindings::Bindings;
+use self::keeper::Keepers;
 use self::session::Session;
-use crate::core::topology::{Queue, QueueKind, Topology};
+use crate::core::topology::{QueueKind, Topology};
 use crate::store::MessageStore;
 
 /// A quorum queue that was just made is not yet safe on a single node: killed within a second, the broker comes back
 /// with the queue empty, confirmed messages included. Measured: lost at 0.2 s, kept at 1.5 s.
 const QUORUM_SETTLES: Duration = Duration::from_secs(2);
-
-/// Which store asked for which binding keys.
-type BindingsByStore = HashMap<String, BTreeSet<String>>;
 
 /// One broker and virtual host, with its two connections. Cheap to clone.
 #[derive(Clone)]
@@ -51,8 +52,25 @@ struct Shared {
     consuming: Session,
     /// When this process first found or made each quorum queue; `None` for one that is known to be gone.
     settled: Mutex<HashMap<String, Option<Instant>>>,
-    /// Which store of this process asked for which bindings, by queue and exchange.
-    bound: Mutex<HashMap<(String, String), BindingsByStore>>,
+    bindings: Mutex<Bindings>,
+    keepers: Keepers,
+}
+
+/// A [`Broker`] for as long as somebody else uses it.
+#[derive(Debug, Clone)]
+pub struct WeakBroker(Weak<Shared>);
+
+impl WeakBroker {
+    /// The broker, if its connections are still kept up.
+    pub fn upgrade(&self) -> Option<Broker> {
+        self.0.upgrade().map(Broker)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("rabbitmq::Shared")
+    }
 }
 
 impl fmt::Debug for Broker {
@@ -69,8 +87,14 @@ impl Broker {
             publishing: Session::start(format!("stagepost {name} publish"), address.clone()),
             consuming: Session::start(format!("stagepost {name} consume"), address),
             settled: Mutex::default(),
-            bound: Mutex::default(),
+            bindings: Mutex::default(),
+            keepers: Keepers::default(),
         }))
+    }
+
+    /// A handle that does not keep the connections up.
+    pub fn downgrade(&self) -> WeakBroker {
+        WeakBroker(Arc::downgrade(&self.0))
     }
 
     /// The Secret has changed: connect anew where there is no connection, without waiting.
@@ -92,25 +116,29 @@ impl Broker {
         QUORUM_SETTLES.checked_sub(elapsed).filter(|left| !left.is_zero())
     }
 
-    fn found(&self, queue: &str) {
-        let mut settled = self.0.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        settled.entry(queue.to_owned()).or_default().get_or_insert_with(Instant::now);
+    /// A queue of this process that what is published through a store may go to, and that has not settled.
+    fn settling_behind(&self, topology: &Topology) -> Option<String> {
+        let own = topology.queue.as_ref().map(|queue| queue.name.clone());
+        let others = topology.exchange.as_ref().map(|exchange| self.bindings().queues(&exchange.name));
+        own.into_iter().chain(others.into_iter().flatten()).find(|queue| self.settling(queue).is_some())
     }
 
-    /// Remembers what `store` binds now, and returns what nobody asks for any more.
-    fn rebind(&self, store: &str, topology: &Topology) -> Vec<String> {
-        let (Some(queue), Some(exchange)) = (&topology.queue, &topology.exchange) else { return Vec::new() };
-        let mut bound = self.0.bound.lock().unwrap_or_else(PoisonError::into_inner);
-        let stores = bound.entry((queue.name.clone(), exchange.name.clone())).or_default();
-        let wanted: BTreeSet<String> = topology.bindings.iter().cloned().collect();
-        let before = stores.insert(store.to_owned(), wanted).unwrap_or_default();
-        before.into_iter().filter(|key| !stores.values().any(|keys| keys.contains(key))).collect()
+    /// A queue is there.
+    fn found(&self, queue: &str, kind: QueueKind) {
+        if kind == QueueKind::Quorum {
+            let mut settled = self.0.settled.lock().unwrap_or_else(PoisonError::into_inner);
+            settled.entry(queue.to_owned()).or_default().get_or_insert_with(Instant::now);
+        }
     }
 
     /// A queue is gone. A quorum queue takes no publishes until it has been made again and has settled.
-    fn lost(&self, queue: &Queue) {
-        if queue.kind == QueueKind::Quorum {
-            self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.name.clone(), None);
+    fn lost(&self, queue: &str, kind: QueueKind) {
+        if kind == QueueKind::Quorum {
+            self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), None);
         }
+    }
+
+    fn bindings(&self) -> MutexGuard<'_, Bindings> {
+        self.0.bindings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

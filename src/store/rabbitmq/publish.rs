@@ -10,6 +10,7 @@
 //! once more with its body, its id and why it is dead, and if that is refused too, whoever offers it keeps it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::Channel;
@@ -21,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::session::{Epoch, State};
 use super::suspects::Suspects;
 use super::topology::rpc;
-use super::window::Window;
+use super::window::{Ended, Window, taking_none};
 use crate::core::message::{MAX_BODY_BYTES, Message};
 use crate::store::{PublishError, StoreError};
 
@@ -40,23 +41,38 @@ pub(super) struct Request {
     pub(super) message: Arc<Message>,
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
-    /// Not sent any more after this: the caller has been told that it was not stored.
+    /// Not sent any more after this.
     pub(super) expires: Instant,
+    pub(super) claim: Claim,
     pub(super) done: oneshot::Sender<Result<(), PublishError>>,
+}
+
+/// Either the request is sent, or its caller is told that it was not: whoever takes this first decides.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// `false`: the other side was first.
+    pub(super) fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// The handle of one publishing task.
 #[derive(Debug, Clone)]
 pub(super) struct Publisher {
     requests: mpsc::Sender<Request>,
+    /// The most bytes of a body that the broker takes, once it has said so by refusing one; 0 until then.
+    largest: Arc<AtomicUsize>,
 }
 
 impl Publisher {
     /// Starts the task; it ends when the last handle is dropped.
     pub(super) fn start(state: watch::Receiver<State>) -> Self {
         let (requests, incoming) = mpsc::channel(QUEUE);
-        tokio::spawn(Task { state, incoming, suspects: Suspects::default() }.run());
-        Self { requests }
+        let largest = Arc::<AtomicUsize>::default();
+        tokio::spawn(Task { state, incoming, suspects: Suspects::default(), largest: largest.clone() }.run());
+        Self { requests, largest }
     }
 
     /// Publishes, and waits at most `patience` for the confirm.
@@ -68,15 +84,20 @@ impl Publisher {
         patience: Duration,
     ) -> Result<(), PublishError> {
         let most = if is_again(&message) { MAX_BODY_AGAIN } else { MAX_BODY_BYTES };
+        let most = match self.largest.load(Ordering::Relaxed) {
+            0 => most,
+            largest => most.min(largest),
+        };
         if message.body.len() > most {
             return Err(PublishError::Invalid(format!(
-                "its body has {} bytes, and a broker takes at most {most}",
+                "its body has {} bytes, and the broker takes at most {most}",
                 message.body.len()
             )));
         }
         let (done, outcome) = oneshot::channel();
         let expires = Instant::now() + patience;
-        let request = Request { message, exchange, routing_key, expires, done };
+        let claim = Claim::default();
+        let request = Request { message, exchange, routing_key, expires, claim: claim.clone(), done };
         match tokio::time::timeout_at(expires, self.requests.send(request)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(PublishError::NotConnected("shut down".to_owned())),
@@ -87,6 +108,7 @@ impl Publisher {
         match tokio::time::timeout_at(expires, outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(PublishError::Unknown("the publishing task ended".to_owned())),
+            Err(_) if claim.take() => Err(PublishError::NotConnected("not sent in time".to_owned())),
             Err(_) => Err(PublishError::Unknown(format!("no confirm within {} ms", patience.as_millis()))),
         }
     }
@@ -96,6 +118,7 @@ struct Task {
     state: watch::Receiver<State>,
     incoming: mpsc::Receiver<Request>,
     suspects: Suspects,
+    largest: Arc<AtomicUsize>,
 }
 
 impl Task {
@@ -107,7 +130,14 @@ impl Task {
                     let open = match open(&epoch).await {
                         Ok(channel) => {
                             let window = Window::new(channel, epoch, &mut self.suspects);
-                            window.serve(&mut self.incoming, &mut self.state).await
+                            match window.serve(&mut self.incoming, &mut self.state).await {
+                                Ended::Lost(lost) => {
+                                    tracing::debug!(reason = %lost.text, "publishing channel lost");
+                                    self.learn(&lost.text);
+                                    true
+                                }
+                                Ended::Unused => false,
+                            }
                         }
                         Err(error) => {
                             tracing::debug!(%error, "no publishing channel");
@@ -119,7 +149,7 @@ impl Task {
                     }
                 }
                 State::Blocked(_, reason) => {
-                    let error = PublishError::Refused(format!("the broker takes no publishes: {reason}"));
+                    let error = PublishError::Refused(taking_none(&reason));
                     if !self.refuse_until_change(&error).await {
                         return;
                     }
@@ -131,7 +161,9 @@ impl Task {
                     }
                 }
                 State::Down(error) => {
-                    if !self.refuse_until_change(&PublishError::NotConnected(text(&error))).await {
+                    // It may be another broker, or the same one with another limit, that comes back.
+                    self.largest.store(0, Ordering::Relaxed);
+                    if !self.refuse_until_change(&PublishError::NotConnected(error.detail())).await {
                         return;
                     }
                 }
@@ -152,6 +184,14 @@ impl Task {
         }
     }
 
+    /// A broker whose limit is below ours says so by refusing a message, with all that is under way.
+    fn learn(&self, refusal: &str) {
+        if let Some(largest) = largest_body(refusal) {
+            tracing::warn!(largest, "the broker takes no larger bodies; larger ones are refused from now on");
+            self.largest.store(largest, Ordering::Relaxed);
+        }
+    }
+
     async fn refuse_for(&mut self, wait: Duration, error: &PublishError) -> bool {
         timeout(wait, self.refuse_until_change(error)).await.unwrap_or(true)
     }
@@ -168,9 +208,32 @@ pub(super) fn is_again(message: &Message) -> bool {
     message.death.is_some() || !message.carried.is_empty()
 }
 
-fn text(error: &StoreError) -> String {
-    match error {
-        StoreError::NotConnected(text) => text.clone(),
-        other => other.to_string(),
+/// The limit in "message size 200 is larger than (configured) max size 100".
+fn largest_body(refusal: &str) -> Option<usize> {
+    let (_, limit) = refusal.split_once("message size ")?.1.split_once("max size ")?;
+    let digits = limit.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().filter(|limit| *limit > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_read_out_of_the_refusals_of_all_versions() {
+        let new = "PRECONDITION_FAILED - message size 2000 is larger than configured max size 1000";
+        assert_eq!(largest_body(new), Some(1000));
+        assert_eq!(
+            largest_body("x (406): PRECONDITION_FAILED - message size 20 is larger than max size 10\""),
+            Some(10)
+        );
+        assert_eq!(largest_body("PRECONDITION_FAILED - invalid expiration 'x'"), None);
+    }
+
+    #[test]
+    fn either_the_sender_or_the_caller_has_a_request() {
+        let claim = Claim::default();
+        assert!(claim.clone().take());
+        assert!(!claim.take());
     }
 }

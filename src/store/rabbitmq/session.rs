@@ -19,9 +19,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::{Address, AddressError, Tls};
 use super::intake::Ledger;
-use super::{tls, transport};
+use super::{fault, tls, transport};
 use crate::core::retry::Backoff;
-use crate::store::StoreError;
+use crate::store::{Fault, StoreError};
 
 /// TCP, TLS and the AMQP handshake with one node. A host that swallows packets is given up after this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +31,8 @@ pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Half-open connections are noticed after two of these.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// How often a connection is asked whether it still is one: the client library does not report every end of it.
+const STATUS_CHECK: Duration = Duration::from_secs(5);
 
 /// Between connects: quick after a hiccup, patient in an outage, spread so that pods don't come in step.
 fn backoff() -> Backoff {
@@ -58,6 +60,8 @@ pub(super) struct Epoch {
     /// Tells epochs apart; only grows.
     pub(super) number: u64,
     connection: lapin::Connection,
+    /// Ends the socket with the epoch, whatever the client library still waits for on it.
+    _socket: DropGuard,
     failed: CancellationToken,
     /// What the broker says about publishes on this connection.
     pub(super) ledger: Arc<Ledger>,
@@ -72,11 +76,15 @@ impl fmt::Debug for Epoch {
 }
 
 impl Epoch {
-    /// Opens a channel.
+    /// Opens a channel. No channel, no epoch: the numbers of a connection's channels are finite, and the client library
+    /// never uses one again that the broker closed.
     pub(super) async fn channel(&self) -> Result<Channel, StoreError> {
         match timeout(RPC_TIMEOUT, self.connection.create_channel()).await {
             Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(error)) => Err(not_connected(&error)),
+            Ok(Err(error)) => {
+                self.fail();
+                Err(not_connected(&error))
+            }
             Err(_) => {
                 self.fail();
                 Err(StoreError::NotConnected("the broker did not open a channel in time".to_owned()))
@@ -105,7 +113,7 @@ impl Epoch {
             Ok(Err(error)) => Err(error),
             Err(_) => {
                 self.fail();
-                Ok(Err(StoreError::NotConnected("TimedOut: the broker did not answer in time".to_owned())))
+                Ok(Err(StoreError::NotConnected("the broker did not answer in time".to_owned())))
             }
         }
     }
@@ -178,20 +186,24 @@ static EPOCHS: AtomicU64 = AtomicU64::new(1);
 impl Supervisor {
     async fn run(self) {
         let mut failures = 0;
+        let mut said: Option<StoreError> = None;
         loop {
             let connected = tokio::select! {
                 () = self.stop.cancelled() => return,
                 connected = self.connect() => connected,
             };
             match connected {
-                Ok((connection, ledger)) => {
+                Ok(opened) => {
                     failures = 0;
-                    self.live(connection, ledger).await;
+                    said = None;
+                    self.live(opened).await;
                 }
                 Err(error) => {
                     failures += 1;
-                    if failures == 1 {
+                    // Once, and again when it is something else.
+                    if said.as_ref() != Some(&error) {
                         tracing::warn!(session = %self.name, %error, "broker not reachable; trying again for ever");
+                        said = Some(error.clone());
                     }
                     self.state.send_replace(State::Down(error));
                 }
@@ -208,32 +220,47 @@ impl Supervisor {
         }
     }
 
-    async fn connect(&self) -> Result<(lapin::Connection, Arc<Ledger>), StoreError> {
-        let address = (self.address)().map_err(|error| StoreError::NotConnected(error.to_string()))?;
-        let mut last = StoreError::NotConnected("the Secret names no host".to_owned());
+    async fn connect(&self) -> Result<Opened, StoreError> {
+        let address = (self.address)().map_err(|error| invalid_secret(error.to_string()))?;
+        let mut last = invalid_secret("the Secret names no host".to_owned());
         for (host, port) in &address.hosts {
-            let ledger = Arc::<Ledger>::default();
-            match timeout(CONNECT_TIMEOUT, open(&self.name, &address, host, *port, &ledger)).await {
-                Ok(Ok(connection)) => return Ok((connection, ledger)),
+            match timeout(CONNECT_TIMEOUT, open(&self.name, &address, host, *port)).await {
+                Ok(Ok((connection, ledger, socket))) => return Ok(Opened { address, connection, ledger, socket }),
                 Ok(Err(error)) => last = error,
-                Err(_) => last = StoreError::NotConnected(format!("TimedOut: {host}:{port} did not answer")),
+                Err(_) => {
+                    let detail = format!("{host}:{port} did not answer in time");
+                    last = StoreError::Unreachable { fault: Fault::TimedOut, detail };
+                }
             }
         }
         Err(last)
     }
 
     /// Publishes the epoch, and returns when it is over.
-    async fn live(&self, connection: lapin::Connection, ledger: Arc<Ledger>) {
+    async fn live(&self, opened: Opened) {
+        let Opened { address, connection, ledger, socket } = opened;
         let mut events = Box::pin(connection.events_listener());
         let failed = CancellationToken::new();
         let number = EPOCHS.fetch_add(1, Ordering::Relaxed);
         let asking = tokio::sync::Mutex::default();
-        let epoch = Arc::new(Epoch { number, connection, failed: failed.clone(), ledger, asking });
+        let ended = socket.clone();
+        let failing = failed.clone();
+        let epoch =
+            Arc::new(Epoch { number, connection, _socket: socket.drop_guard(), failed: failing, ledger, asking });
         tracing::info!(session = %self.name, epoch = number, "connected to the broker");
         self.state.send_replace(State::Up(epoch.clone()));
+        let mut check = tokio::time::interval(STATUS_CHECK);
         let reason = loop {
             tokio::select! {
                 () = self.stop.cancelled() => break None,
+                _ = check.tick() => if !epoch.connection.status().connected() {
+                    break Some("the connection is gone".to_owned());
+                },
+                // A new password is for the next connect. A new place is for now.
+                () = self.refresh.notified() => match (self.address)() {
+                    Ok(now) if !now.is_same_place(&address) => break Some("the Secret names another broker".to_owned()),
+                    Ok(_) | Err(_) => {}
+                },
                 () = failed.cancelled() => break Some("the broker stopped answering".to_owned()),
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
@@ -261,17 +288,27 @@ impl Supervisor {
             tracing::warn!(session = %self.name, epoch = number, %reason, "connection to the broker lost");
         }
         let _ = timeout(CLOSE_TIMEOUT, epoch.connection.close(200, "bye".into())).await;
+        ended.cancel();
     }
 }
 
-/// Opens one connection to one node.
+/// A connection that the broker has accepted.
+struct Opened {
+    address: Address,
+    connection: lapin::Connection,
+    ledger: Arc<Ledger>,
+    /// Ends the socket.
+    socket: CancellationToken,
+}
+
+/// Opens one connection to one node. Whoever drops this halfway ends the socket too: the client library would wait on
+/// it for ever.
 async fn open(
     name: &str,
     address: &Address,
     host: &str,
     port: u16,
-    ledger: &Arc<Ledger>,
-) -> Result<lapin::Connection, StoreError> {
+) -> Result<(lapin::Connection, Arc<Ledger>, CancellationToken), StoreError> {
     let uri = AMQPUri {
         scheme: if address.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
         authority: AMQPAuthority {
@@ -285,39 +322,32 @@ async fn open(
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let tls: Option<Tls> = address.tls.clone();
     let connector = match &tls {
-        Some(tls) => Some(Arc::new(tls::connector(tls).map_err(StoreError::NotConnected)?)),
+        Some(tls) => Some(Arc::new(tls::connector(tls).map_err(invalid_secret)?)),
         None => None,
     };
-    let ledger = ledger.clone();
+    let (ledger, socket) = (Arc::<Ledger>::default(), CancellationToken::new());
+    let unfinished = socket.clone().drop_guard();
+    let (seen, end) = (ledger.clone(), socket.clone());
     let server_name = tls.and_then(|tls| tls.server_name).unwrap_or_else(|| host.to_owned());
-    lapin::Connection::connector(
+    let connection = lapin::Connection::connector(
         uri,
         transport::runtime(),
         async move |uri: AMQPUri, _runtime| {
             let target = (uri.authority.host.as_str(), uri.authority.port);
-            let socket = tls::stream(target, connector.as_deref(), &server_name).await?;
-            Ok(transport::Checked::stream(socket, ledger.clone()))
+            let opened = timeout(CONNECT_TIMEOUT, tls::stream(target, connector.as_deref(), &server_name));
+            let socket = opened.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
+            Ok(transport::Checked::stream(socket, seen.clone(), end.clone()))
         },
         properties,
     )
     .await
-    .map_err(|error| classify(&error))
+    .map_err(|error| fault::unreachable(&error))?;
+    let _ = unfinished.disarm();
+    Ok((connection, ledger, socket))
 }
 
-/// The class first: status shows only that, logs show all.
-fn classify(error: &lapin::Error) -> StoreError {
-    let text = error.to_string();
-    let lower = text.to_ascii_lowercase();
-    let class = if lower.contains("access_refused") || lower.contains("access-refused") || lower.contains("403") {
-        "AuthenticationFailed"
-    } else if lower.contains("not_allowed") || lower.contains("not-allowed") || lower.contains("530") {
-        "NotFound"
-    } else if lower.contains("certificate") || lower.contains("tls") || lower.contains("handshake") {
-        "TlsFailed"
-    } else {
-        "Refused"
-    };
-    StoreError::NotConnected(format!("{class}: {text}"))
+fn invalid_secret(detail: String) -> StoreError {
+    StoreError::Unreachable { fault: Fault::InvalidSecret, detail }
 }
 
 pub(super) fn not_connected(error: &lapin::Error) -> StoreError {

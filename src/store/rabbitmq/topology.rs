@@ -156,7 +156,7 @@ pub(super) async fn rpc<T>(epoch: &Epoch, call: impl Future<Output = lapin::Resu
         Ok(Err(error)) => Err(reply(&error)),
         Err(_) => {
             epoch.fail();
-            Err(StoreError::NotConnected("TimedOut: the broker did not answer in time".to_owned()))
+            Err(StoreError::NotConnected("the broker did not answer in time".to_owned()))
         }
     }
 }
@@ -167,6 +167,10 @@ fn reply(error: &lapin::Error) -> StoreError {
     let lapin::ErrorKind::ProtocolError(amqp) = error.kind() else { return not_connected(error) };
     let text = amqp.get_message().to_string();
     match amqp.kind() {
+        // A classic queue that lives on a node that is down is not found either, and it is there.
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) if text.contains("is down or inaccessible") => {
+            not_connected(error)
+        }
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => StoreError::NotFound(text),
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => StoreError::Mismatch(text),
         _ => not_connected(error),

@@ -17,6 +17,7 @@ use futures_util::Stream;
 use lapin::tcp::AsyncTcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, Empty, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::intake::{Frames, Ledger};
 
@@ -36,11 +37,14 @@ pub(super) fn runtime() -> Runtime<Kit> {
 pub(super) struct Checked {
     socket: Compat<Socket>,
     frames: Frames,
+    /// Nobody wants this connection any more. The client library ends only when its socket does.
+    end: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Checked {
-    pub(super) fn stream(socket: Socket, ledger: Arc<Ledger>) -> AsyncTcpStream<Compat<Self>> {
-        AsyncTcpStream::Plain(Self { socket: socket.compat(), frames: Frames::new(ledger) }.compat())
+    pub(super) fn stream(socket: Socket, ledger: Arc<Ledger>, end: CancellationToken) -> AsyncTcpStream<Compat<Self>> {
+        let (socket, frames, end) = (socket.compat(), Frames::new(ledger), Box::pin(end.cancelled_owned()));
+        AsyncTcpStream::Plain(Self { socket, frames, end }.compat())
     }
 }
 
@@ -53,6 +57,9 @@ impl fmt::Debug for Checked {
 impl AsyncRead for Checked {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         loop {
             let count = this.frames.take(buf.initialize_unfilled());
             if count > 0 || buf.remaining() == 0 {

@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::publish::{Request, is_again};
-use super::session::{Epoch, RPC_TIMEOUT, State};
+use super::session::{Epoch, State};
 use super::suspects::Suspects;
 use super::wire::{self, Form, WireError};
 use crate::core::message::{Message, MessageId};
@@ -23,7 +25,22 @@ use crate::store::PublishError;
 /// at 1 KiB and 25,000/s this many are 40 ms of work for the broker, so it never waits for us either.
 const WINDOW: usize = 1000;
 
-type Pending = FuturesUnordered<futures_util::future::BoxFuture<'static, (u64, lapin::Result<Confirmation>)>>;
+/// When the broker says that it takes no publishes, those whose bytes it has read are confirmed within this; the rest
+/// stays in the socket until it takes publishes again, and their callers are not kept waiting for that.
+const BLOCKED_GRACE: Duration = Duration::from_millis(500);
+
+/// With publishes under way and not one confirm for so long, the channel is given up: a window that never empties
+/// would stop its store for good. A queue without a majority does not confirm either, and loses nothing by it.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// How often the two above are looked at, while something is under way.
+const TICK: Duration = Duration::from_millis(250);
+
+/// When a channel ends, for how long at most the answers are gathered that say why.
+const REASON: Duration = Duration::from_millis(200);
+
+type Settled = (u64, lapin::Result<Confirmation>);
+type Pending = FuturesUnordered<BoxFuture<'static, Settled>>;
 
 /// One channel and what is under way on it.
 pub(super) struct Window<'a> {
@@ -35,127 +52,211 @@ pub(super) struct Window<'a> {
     /// Ids of what was returned and is not confirmed yet.
     returned: Vec<String>,
     suspects: &'a mut Suspects,
+    /// When a confirm came last, or since when something is under way.
+    progress: Instant,
+    blocked: Option<Blocked>,
+    /// Nobody asks any more.
+    closing: bool,
+}
+
+/// The broker takes no publishes.
+struct Blocked {
+    reason: String,
+    since: Instant,
 }
 
 struct Waiter {
     id: MessageId,
     routing_key: ShortString,
-    done: oneshot::Sender<Result<(), PublishError>>,
+    /// `None` once the caller was told that nobody knows.
+    done: Option<oneshot::Sender<Result<(), PublishError>>>,
 }
 
 /// Why a channel can't be used any more.
-struct Lost {
-    text: String,
-    /// The broker said that a message was at fault.
-    refused: bool,
+pub(super) struct Lost {
+    pub(super) text: String,
+    fault: Fault,
+}
+
+/// What the end of a channel is due to, as far as the broker said it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The connection, or nobody knows.
+    Connection,
+    /// Where it was published to: 403 and 404.
+    Place,
+    /// A message: 406 and 501.
+    Message,
 }
 
 impl Lost {
     fn because(text: impl Into<String>) -> Self {
-        Self { text: text.into(), refused: false }
+        Self { text: text.into(), fault: Fault::Connection }
     }
 
-    /// 406 and 501, as far as the broker said them: the client library answers a wrong confirm with a 406 of its own.
+    /// As far as the broker said it: the client library answers a wrong confirm with a 406 of its own.
     fn by(error: &lapin::Error) -> Self {
-        let refused = match error.kind() {
-            lapin::ErrorKind::ProtocolError(error) => {
-                let text = error.get_message().as_str();
-                text.starts_with("PRECONDITION_FAILED") || text.starts_with("FRAME_ERROR")
-            }
-            _ => false,
+        let fault = match error.kind() {
+            lapin::ErrorKind::ProtocolError(error) => match error.get_message().as_str().split(' ').next() {
+                Some("PRECONDITION_FAILED" | "FRAME_ERROR") => Fault::Message,
+                Some("NOT_FOUND" | "ACCESS_REFUSED") => Fault::Place,
+                _ => Fault::Connection,
+            },
+            _ => Fault::Connection,
         };
-        Self { text: error.to_string(), refused }
+        Self { text: error.to_string(), fault }
     }
+
+    /// The one of the two that says more.
+    fn or(self, other: Self) -> Self {
+        if self.fault == Fault::Connection { other } else { self }
+    }
+}
+
+/// What became of a window.
+pub(super) enum Ended {
+    /// Nobody asks any more.
+    Unused,
+    /// The channel is gone, and all waiters have been told.
+    Lost(Lost),
 }
 
 impl<'a> Window<'a> {
     pub(super) fn new(channel: Channel, epoch: Arc<Epoch>, suspects: &'a mut Suspects) -> Self {
         epoch.ledger.open(channel.id());
-        let (pending, waiters) = (FuturesUnordered::new(), HashMap::new());
-        Self { channel, epoch, pending, waiters, next: 0, returned: Vec::new(), suspects }
+        Self {
+            channel,
+            epoch,
+            pending: FuturesUnordered::new(),
+            waiters: HashMap::new(),
+            next: 0,
+            returned: Vec::new(),
+            suspects,
+            progress: Instant::now(),
+            blocked: None,
+            closing: false,
+        }
     }
 
-    /// Publishes until the channel or the epoch ends (then all waiters have been told), or until nobody is left to
-    /// ask: `false`.
+    /// Publishes until the channel or the epoch ends, or until nobody is left to ask.
     pub(super) async fn serve(
         mut self,
         incoming: &mut mpsc::Receiver<Request>,
         state: &mut watch::Receiver<State>,
-    ) -> bool {
+    ) -> Ended {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let room = self.pending.len() < WINDOW;
-            tokio::select! {
+            if self.closing && self.waiters.is_empty() {
+                return Ended::Unused;
+            }
+            // While the broker is blocked everybody is answered at once, and nothing is sent.
+            let room = !self.closing && (self.blocked.is_some() || self.pending.len() < WINDOW);
+            let step = tokio::select! {
                 biased;
-                Some(first) = self.pending.next() => {
-                    if let Err(lost) = self.settle(first) {
-                        self.fail_all(&lost);
-                        return true;
-                    }
-                }
-                changed = state.changed() => {
-                    if changed.is_err() {
-                        return false;
-                    }
-                    // Blocked: what is under way keeps its waiters; they time out or are confirmed when it ends.
-                    let same = matches!(&*state.borrow(), State::Up(epoch) if epoch.number == self.epoch.number);
-                    if !same {
-                        self.drain(state).await;
-                        return true;
-                    }
-                }
-                request = incoming.recv(), if room => if let Some(request) = request {
-                    if let Err(lost) = self.send(request).await {
-                        self.fail_all(&lost);
-                        return true;
-                    }
-                } else {
-                    self.drain(state).await;
-                    return false;
+                Some(first) = self.pending.next() => self.settle(first).await,
+                changed = state.changed() => match changed {
+                    Ok(()) => self.take_state(&state.borrow()),
+                    Err(_) => return Ended::Unused,
                 },
+                _ = tick.tick(), if !self.waiters.is_empty() => self.check_times(),
+                request = incoming.recv(), if room => if let Some(request) = request {
+                    self.send(request).await
+                } else {
+                    self.closing = true;
+                    Ok(())
+                },
+            };
+            if let Err(lost) = step {
+                self.fail_all(&lost);
+                return Ended::Lost(lost);
             }
         }
     }
 
+    fn take_state(&mut self, state: &State) -> Result<(), Lost> {
+        match state {
+            State::Up(epoch) if epoch.number == self.epoch.number => {
+                self.blocked = None;
+                self.progress = Instant::now();
+                Ok(())
+            }
+            State::Blocked(epoch, reason) if epoch.number == self.epoch.number => {
+                self.blocked = Some(Blocked { reason: reason.clone(), since: Instant::now() });
+                Ok(())
+            }
+            _ => Err(Lost::because("the connection was lost")),
+        }
+    }
+
+    fn check_times(&mut self) -> Result<(), Lost> {
+        let Some(blocked) = &self.blocked else {
+            let stalled = self.progress.elapsed() >= STALLED;
+            return if stalled { Err(Lost::because("the broker has stopped to confirm")) } else { Ok(()) };
+        };
+        if blocked.since.elapsed() >= BLOCKED_GRACE {
+            let error = PublishError::Unknown(taking_none(&blocked.reason));
+            for done in self.waiters.values_mut().filter_map(|waiter| waiter.done.take()) {
+                let _ = done.send(Err(error.clone()));
+            }
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, request: Request) -> Result<(), Lost> {
+        if let Some(blocked) = &self.blocked {
+            let _ = request.done.send(Err(PublishError::Refused(taking_none(&blocked.reason))));
+            return Ok(());
+        }
         if self.suspects.has(&request.message.id) {
             // Alone, so that it is known whom the broker means, and nobody else is told "unknown" for its sake.
             let until = request.expires;
             self.settle_all(until).await?;
-            self.send_now(request).await?;
+            self.start(request);
             return self.settle_all(until).await;
         }
-        self.send_now(request).await
+        self.start(request);
+        Ok(())
     }
 
-    async fn send_now(&mut self, request: Request) -> Result<(), Lost> {
-        let Request { message, exchange, routing_key, expires, done } = request;
-        if Instant::now() >= expires {
+    /// Hands a message to the client library, and does not wait until it is written: what can't be written now is
+    /// under way all the same. The client gives it its delivery tag when its future is polled first, which is here, so
+    /// that tags are in our order.
+    fn start(&mut self, request: Request) {
+        let Request { message, exchange, routing_key, expires, claim, done } = request;
+        // Whoever has given up already was told that it is not sent.
+        if Instant::now() >= expires || !claim.take() {
             let _ = done.send(Err(PublishError::NotConnected("not sent in time".to_owned())));
-            return Ok(());
+            return;
         }
         let properties = match self.properties(&message) {
             Ok(properties) => properties,
             Err(error) => {
                 let _ = done.send(Err(PublishError::Invalid(error.to_string())));
-                return Ok(());
+                return;
             }
         };
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        if self.waiters.is_empty() {
+            self.progress = Instant::now();
+        }
         let key = self.next;
         self.next += 1;
-        self.waiters.insert(key, Waiter { id: message.id.clone(), routing_key: routing_key.clone(), done });
+        let (id, done) = (message.id.clone(), Some(done));
+        self.waiters.insert(key, Waiter { id, routing_key: routing_key.clone(), done });
         self.epoch.ledger.publishes(self.channel.id());
-        let sent = self.channel.basic_publish(exchange, routing_key, options, &message.body, properties);
-        match timeout(RPC_TIMEOUT, sent).await {
-            Ok(Ok(confirm)) => {
-                self.pending.push(wait(key, confirm).boxed());
-                Ok(())
+        let channel = self.channel.clone();
+        let mut confirmed = async move {
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let sent = channel.basic_publish(exchange, routing_key, options, &message.body, properties).await;
+            match sent {
+                Ok(confirm) => (key, confirm.await),
+                Err(error) => (key, Err(error)),
             }
-            Ok(Err(error)) => Err(Lost::by(&error)),
-            Err(_) => {
-                self.epoch.fail();
-                Err(Lost::because("the connection takes no more bytes"))
-            }
+        }
+        .boxed();
+        match (&mut confirmed).now_or_never() {
+            Some(settled) => self.pending.push(std::future::ready(settled).boxed()),
+            None => self.pending.push(confirmed),
         }
     }
 
@@ -176,7 +277,7 @@ impl<'a> Window<'a> {
     async fn settle_all(&mut self, until: Instant) -> Result<(), Lost> {
         while !self.waiters.is_empty() {
             match tokio::time::timeout_at(until, self.pending.next()).await {
-                Ok(Some(first)) => self.settle(first)?,
+                Ok(Some(first)) => self.settle(first).await?,
                 Ok(None) | Err(_) => return Ok(()),
             }
         }
@@ -188,7 +289,7 @@ impl<'a> Window<'a> {
     /// The client library hands a returned message to any of the confirms that come next. Which message was returned
     /// is known from the ledger, where it stands before its confirm can be read. An id is ours and unique among what
     /// is under way; of two messages of another client with one id, both count as returned.
-    fn settle(&mut self, first: (u64, lapin::Result<Confirmation>)) -> Result<(), Lost> {
+    async fn settle(&mut self, first: Settled) -> Result<(), Lost> {
         let mut ready = vec![first];
         while let Some(Some(next)) = self.pending.next().now_or_never() {
             ready.push(next);
@@ -200,77 +301,80 @@ impl<'a> Window<'a> {
             }
             self.returned.push(id);
         }
+        self.progress = Instant::now();
         let mut lost: Option<Lost> = None;
         for (key, confirmation) in ready {
-            let confirmation = match confirmation {
-                Ok(confirmation) => confirmation,
+            match confirmation {
+                Ok(confirmation) => self.answer(key, &confirmation),
                 // All that is under way has ended with this, and is told so together.
                 Err(error) => {
-                    lost = lost.filter(|lost| lost.refused).or_else(|| Some(Lost::by(&error)));
-                    continue;
+                    let by = Lost::by(&error);
+                    lost = Some(lost.map_or_else(|| Lost::by(&error), |lost| lost.or(by)));
                 }
-            };
-            let Some(waiter) = self.waiters.remove(&key) else { continue };
-            let outcome = match confirmation {
-                _ if self.returned.iter().any(|id| id == waiter.id.as_str()) => {
-                    Err(PublishError::Unroutable(waiter.routing_key.as_str().to_owned()))
-                }
-                Confirmation::Ack(_) => Ok(()),
-                Confirmation::Nack(_) => Err(PublishError::Refused("the queue is full".to_owned())),
-                Confirmation::NotRequested => Err(PublishError::Unknown("the broker confirms nothing".to_owned())),
-            };
-            self.suspects.settled(&waiter.id);
-            let _ = waiter.done.send(outcome);
+            }
         }
         if !self.returned.is_empty() {
             let waiters = &self.waiters;
             self.returned.retain(|id| waiters.values().any(|waiter| waiter.id.as_str() == id));
         }
-        lost.map_or(Ok(()), Err)
+        match lost {
+            Some(lost) => Err(self.reason(lost).await),
+            None => Ok(()),
+        }
     }
 
-    /// Waits for what is under way, for as long as the connection lives.
-    async fn drain(&mut self, state: &mut watch::Receiver<State>) {
-        while !self.waiters.is_empty() {
-            if self.epoch.is_over() {
-                self.fail_all(&Lost::because("the connection was lost"));
-                return;
+    fn answer(&mut self, key: u64, confirmation: &Confirmation) {
+        let Some(waiter) = self.waiters.remove(&key) else { return };
+        let outcome = match confirmation {
+            _ if self.returned.iter().any(|id| id == waiter.id.as_str()) => {
+                Err(PublishError::Unroutable(waiter.routing_key.as_str().to_owned()))
             }
-            tokio::select! {
-                next = self.pending.next() => match next {
-                    Some(first) => if let Err(lost) = self.settle(first) {
-                        self.fail_all(&lost);
-                        return;
-                    },
-                    None => return,
-                },
-                changed = state.changed() => {
-                    let gone = changed.is_err() || matches!(&*state.borrow(), State::Connecting | State::Down(_));
-                    if gone {
-                        self.fail_all(&Lost::because("the connection was lost"));
-                        return;
-                    }
-                }
+            Confirmation::Ack(_) => Ok(()),
+            Confirmation::Nack(_) => Err(PublishError::Refused("the queue is full".to_owned())),
+            Confirmation::NotRequested => Err(PublishError::Unknown("the broker confirms nothing".to_owned())),
+        };
+        self.suspects.settled(&waiter.id);
+        if let Some(done) = waiter.done {
+            let _ = done.send(outcome);
+        }
+    }
+
+    /// A publish that met a channel on its way out knows less than those that were under way: why it goes.
+    async fn reason(&mut self, mut lost: Lost) -> Lost {
+        let until = Instant::now() + REASON;
+        while lost.fault == Fault::Connection && !self.epoch.is_over() {
+            match tokio::time::timeout_at(until, self.pending.next()).await {
+                Ok(Some((_, Err(error)))) => lost = lost.or(Lost::by(&error)),
+                // Confirmed, and read after the end of its channel: nothing is promised of it.
+                Ok(Some((_, Ok(_)))) => {}
+                Ok(None) | Err(_) => break,
             }
         }
+        lost
     }
 
     fn fail_all(&mut self, lost: &Lost) {
         let alone = self.waiters.len() == 1;
-        if lost.refused {
+        if lost.fault == Fault::Message {
             self.suspects.note(self.waiters.values().map(|waiter| &waiter.id));
         }
         for (_, waiter) in self.waiters.drain() {
-            let error = if lost.refused && alone {
-                PublishError::Refused(format!("the broker refuses the message: {}", lost.text))
-            } else {
-                PublishError::Unknown(lost.text.clone())
+            let error = match lost.fault {
+                Fault::Message if alone => {
+                    PublishError::Refused(format!("the broker refuses the message: {}", lost.text))
+                }
+                // Only one was under way, and where it was sent to is not there: it is nowhere.
+                Fault::Place if alone => PublishError::NotConnected(lost.text.clone()),
+                _ => PublishError::Unknown(lost.text.clone()),
             };
-            let _ = waiter.done.send(Err(error));
+            if let Some(done) = waiter.done {
+                let _ = done.send(Err(error));
+            }
         }
     }
 }
 
-async fn wait(key: u64, confirm: PublisherConfirm) -> (u64, lapin::Result<Confirmation>) {
-    (key, confirm.await)
+/// What a caller is told while the broker has an alarm.
+pub(super) fn taking_none(reason: &str) -> String {
+    format!("the broker takes no publishes: {reason}")
 }

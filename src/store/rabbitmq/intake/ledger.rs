@@ -42,6 +42,11 @@ impl Ledger {
         }
     }
 
+    /// Whether the properties of a returned message are still to come.
+    pub(super) fn is_returning(&self, channel: u16) -> bool {
+        self.lock().get(&channel).is_some_and(|account| account.returning)
+    }
+
     pub(super) fn properties(&self, channel: u16, message_id: &str) {
         if let Some(account) = self.lock().get_mut(&channel)
             && std::mem::take(&mut account.returning)

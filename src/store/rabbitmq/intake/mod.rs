@@ -145,6 +145,10 @@ impl Frames {
                 Some(Seen::UnknownConfirm(tag)) => {
                     return Err(broken(format!("a confirm for publish {tag}, which was never made")));
                 }
+                // Its confirm will come, and must not pass for one of a message that was stored.
+                None if self.ledger.is_returning(channel) => {
+                    return Err(broken("a returned message that can't be read"));
+                }
                 Some(Seen::Nothing) | None => {}
             }
             self.checked += whole;
