@@ -1,11 +1,14 @@
 # `make test` is the whole judgement; the other targets are its parts and what a contributor needs between.
-.PHONY: test quick lint crds bench
+.PHONY: test test-all quick lint crds bench
 
 test: ## format, lints, every test, a minute of fuzzing; ends with a count
 	tests/all.sh
 
+test-all: ## the same, with everything on every supported version of RabbitMQ
+	FULL=1 tests/all.sh
+
 quick: ## format, lints and the tests that need nothing but the toolchain, without fuzzing
-	FUZZ_SECONDS=0 tests/all.sh
+	FUZZ_SECONDS=0 RABBITMQ= tests/all.sh
 
 lint: ## format and lints alone
 	cargo fmt --check

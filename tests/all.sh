@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # Format, lints, all tests, a minute of fuzzing; then one line with the count. Called by `make test`.
 #
+# Everything runs on RabbitMQ 4.0; what must hold on every supported version runs on the others too. What is missing is
+# installed first (see tests/rabbitmq/install).
+#
 # FUZZ_SECONDS: how long manifests, templates, cron expressions and Retry-After values are fuzzed (default 60, 0: not).
+# RABBITMQ: the versions (default "4.0 3.10 4.3"; the first one runs everything; empty: none, and what needs a broker is
+#   left out).
+# FULL=1: everything on every version.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 fuzz_seconds=${FUZZ_SECONDS:-60}
+read -ra versions <<<"${RABBITMQ-4.0 3.10 4.3}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 failed_steps=()
@@ -21,9 +28,31 @@ step() { # NAME COMMAND...
   fi
 }
 
+on() { # VERSION TEST-ARGUMENTS...: tests that need a broker have one of this version
+  local version=$1
+  shift
+  STAGEPOST_TEST_RABBITMQ=$version cargo test --no-fail-fast "$@"
+}
+
+scenarios_on() { # VERSION: the scenarios, which say nothing of stores, on a broker instead of the embedded store
+  STAGEPOST_TEST_STORES=rabbitmq on "$1" --test scenarios
+}
+
+[ ${#versions[@]} -eq 0 ] || step brokers tests/rabbitmq/install "${versions[@]}"
 step format cargo fmt --check
 step lints cargo clippy --quiet --all-targets -- -D warnings
-step tests cargo test --no-fail-fast
+step tests on "${versions[0]-}"
+for version in "${versions[@]}"; do
+  if [ "$version" != "${versions[0]}" ]; then
+    if [ -n "${FULL-}" ]; then
+      step "contract, facts and faults on $version" on "$version" --test contract --test broker
+    else
+      step "contract on $version" on "$version" --test contract -- rabbitmq
+      step "facts on $version" on "$version" --test broker -- confirms:: records:: facts::
+    fi
+  fi
+  step "scenarios on $version" scenarios_on "$version"
+done
 if [ "$fuzz_seconds" -gt 0 ]; then
   # Four targets, one after the other.
   step fuzzing env FUZZ_SECONDS=$(((fuzz_seconds + 3) / 4)) cargo test --test fuzz -- --nocapture --test-threads 1

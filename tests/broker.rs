@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(dead_code)]
 
-#[path = "support/rabbitmq.rs"]
-mod rabbitmq;
 mod support;
+
+use support::rabbitmq;
 
 mod broker {
     mod cluster;

@@ -5,11 +5,8 @@
 
 mod support;
 
-#[path = "support/rabbitmq.rs"]
-mod broker;
-
 use serde_json::Value;
-use support::{Recorder, Setup, Stagepost, eventually, http, manifest, process, seconds};
+use support::{Recorder, Setup, Stagepost, eventually, http, manifest, process, rabbitmq, seconds};
 use tempfile::TempDir;
 
 /// Runs a command on one file of manifests, to its end.
@@ -124,11 +121,11 @@ fn a_store_whose_secret_is_among_the_manifests_is_on_that_broker() {
 /// The same manifests on a real broker: stored there, delivered from there, and again after it was killed.
 #[test]
 fn the_same_manifests_run_on_rabbitmq() {
-    let Some(version) = broker::version() else {
-        broker::leave_out("stagepost run on RabbitMQ");
+    let Some(version) = rabbitmq::version() else {
+        rabbitmq::leave_out("stagepost run on RabbitMQ");
         return;
     };
-    let mut rabbit = broker::Rabbit::start(&version, "");
+    let mut rabbit = rabbitmq::Rabbit::start(&version, "");
     let target = Recorder::start();
     let run = Setup::manifests(manifest::line(&target.url(), "")).arg("--amqp").arg(&rabbit.uri()).start();
     let store = |text: &str| {

@@ -26,7 +26,7 @@ fn r14_a_full_dead_letter_store_holds_the_message_and_takes_it_when_there_is_roo
     let shelf = Recorder::start();
     let yaml = [
         manifest::store("box", ""),
-        manifest::store("dead", "queue: {maxLength: 1}"),
+        manifest::store("dead", "queue: {type: Classic, maxLength: 1}"),
         manifest::route("in", "/in", "box"),
         manifest::processor("out", "box", &target.url(), "onFailure: {deadLetterStoreRef: {name: dead}}"),
     ];

@@ -12,6 +12,7 @@ pub mod http;
 pub mod load;
 pub mod manifest;
 pub mod process;
+pub mod rabbitmq;
 pub mod recorder;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::http::{self, Answer};
-use super::{eventually, seconds};
+use super::{eventually, rabbitmq, seconds};
 
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_stagepost");
@@ -64,7 +64,12 @@ impl Setup {
     }
 
     /// Starts it and waits until it is ready.
-    pub fn start(self) -> Stagepost {
+    pub fn start(mut self) -> Stagepost {
+        let on_broker =
+            rabbitmq::is_everywhere() && !self.args.iter().any(|arg| arg == "--amqp" || arg == "--embedded");
+        if on_broker {
+            self = self.arg("--amqp").arg(&rabbitmq::fresh_virtual_host());
+        }
         let dir = TempDir::new().unwrap();
         let manifests = dir.path().join("manifests");
         std::fs::create_dir(&manifests).unwrap();
@@ -79,7 +84,8 @@ impl Setup {
         }
         let output = Arc::default();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut process = Stagepost { setup: self, dir, output, child: None, listen: nowhere, admin: nowhere };
+        let mut process =
+            Stagepost { setup: self, on_broker, dir, output, child: None, listen: nowhere, admin: nowhere };
         process.launch();
         process
     }
@@ -88,6 +94,8 @@ impl Setup {
 /// A running process and its folders.
 pub struct Stagepost {
     setup: Setup,
+    /// Only because this whole run of the tests is.
+    on_broker: bool,
     dir: TempDir,
     output: Arc<Mutex<Vec<String>>>,
     child: Option<Child>,
@@ -185,6 +193,23 @@ impl Stagepost {
         collect(child.stderr.take().unwrap(), &self.output);
         self.child = Some(child);
         self.await_ready(from);
+        if self.on_broker {
+            self.await_stores();
+        }
+    }
+
+    /// The embedded store is there at once. A broker is connected to, and queues that are new have to settle.
+    fn await_stores(&self) {
+        let connecting = |item: &Value| {
+            let conditions = item["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.filter(|one| one["type"] == "Ready").any(|one| {
+                one["status"] != "True" && (one["reason"] == "Connecting" || one["reason"] == "NotConnected")
+            })
+        };
+        eventually("all stores are connected", READY_WITHIN, || {
+            let all = self.get("/status").json();
+            (!all["items"].as_array().into_iter().flatten().any(connecting)).then_some(())
+        });
     }
 
     /// Kills it (if it runs) and starts it again.

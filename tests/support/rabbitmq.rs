@@ -55,6 +55,27 @@ pub(crate) fn leave_out(what: &str) {
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
+/// Whether tests that say nothing of stores run on a broker (`STAGEPOST_TEST_STORES=rabbitmq`) and not on the embedded
+/// store.
+pub(crate) fn is_everywhere() -> bool {
+    std::env::var("STAGEPOST_TEST_STORES").is_ok_and(|stores| stores == "rabbitmq")
+}
+
+/// The URI of a virtual host that nobody else uses, on a broker that all tests of this process share.
+pub(crate) fn fresh_virtual_host() -> String {
+    static FRESH: Mutex<(Option<Rabbit>, Vec<String>)> = Mutex::new((None, Vec::new()));
+    static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
+    let mut fresh = FRESH.lock().unwrap();
+    let (rabbit, names) = &mut *fresh;
+    let rabbit =
+        rabbit.get_or_insert_with(|| Rabbit::start(&version().expect("STAGEPOST_TEST_RABBITMQ names a version"), ""));
+    if names.is_empty() {
+        names.extend((0..16).map(|_| format!("fresh-{}", HANDED_OUT.fetch_add(1, Ordering::Relaxed))));
+        rabbit.virtual_hosts(names);
+    }
+    format!("amqp://guest:guest@127.0.0.1:{}/{}", rabbit.port, names.pop().unwrap())
+}
+
 impl Rabbit {
     /// Starts a broker of a version that `tests/rabbitmq/install` knows. `config` is added to its `rabbitmq.conf`.
     pub(crate) fn start(version: &str, config: &str) -> Self {
@@ -181,6 +202,16 @@ impl Rabbit {
         self.ctl(&["add_vhost", name]);
         self.ctl(&["set_permissions", "-p", name, "guest", ".*", ".*", ".*"]);
         format!("amqp://guest:guest@127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// Several virtual hosts at once: each call of the tools takes a second.
+    fn virtual_hosts(&self, names: &[String]) {
+        let names: Vec<String> = names.iter().map(|name| format!("<<\"{name}\">>")).collect();
+        self.eval(&format!(
+            "[begin rabbit_vhost:add(V, <<\"tests\">>), rabbit_auth_backend_internal:set_permissions(\
+             <<\"guest\">>, V, <<\".*\">>, <<\".*\">>, <<\".*\">>, <<\"tests\">>) end || V <- [{}]].",
+            names.join(",")
+        ));
     }
 
     fn signal(&self, signal: &str) {
