@@ -12,6 +12,7 @@ mod broker {
     mod cluster;
     mod common;
     mod confirms;
+    mod facts;
     mod proxy;
     mod records;
     mod traffic;
