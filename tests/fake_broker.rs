@@ -1,0 +1,16 @@
+//! Exact moments: a broker of ours, written for these tests, that confirms, returns, refuses, stalls, breaks the protocol
+//! and goes away when a test says so. No real broker does that on demand, and none is needed here.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code)]
+
+mod support;
+
+mod fake {
+    mod broker;
+    mod common;
+    mod confirms;
+    mod line;
+    mod resets;
+    mod session;
+}
