@@ -11,6 +11,7 @@ mod fake {
     mod common;
     mod confirms;
     mod line;
+    mod protocol;
     mod resets;
     mod session;
 }
