@@ -14,4 +14,5 @@ mod fake {
     mod protocol;
     mod resets;
     mod session;
+    mod silence;
 }
