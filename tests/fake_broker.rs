@@ -10,6 +10,7 @@ mod fake {
     mod broker;
     mod common;
     mod confirms;
+    mod let_go;
     mod line;
     mod protocol;
     mod resets;
