@@ -12,6 +12,7 @@ mod fake {
     mod confirms;
     mod let_go;
     mod line;
+    mod process;
     mod protocol;
     mod resets;
     mod session;
