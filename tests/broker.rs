@@ -13,6 +13,7 @@ mod broker {
     mod common;
     mod confirms;
     mod facts;
+    mod interop;
     mod proxy;
     mod records;
     mod traffic;
