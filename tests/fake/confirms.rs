@@ -42,6 +42,27 @@ async fn a_confirm_for_several_does_not_reach_beyond_its_tag() {
     rig.recovers().await;
 }
 
+/// `multiple` with tag 0 means "all so far", which is not said of what the broker has not read yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_confirm_of_all_so_far_promises_nothing_to_those_that_the_broker_has_not_read() {
+    let rig = rig_that_waits(PATIENCE).await;
+    let mut first = true;
+    rig.broker.at_publish(move |published| {
+        if std::mem::take(&mut first) {
+            // The others are on their way; only this one has been read.
+            std::thread::sleep(millis(300));
+            published.line.ack(published.channel, 0, true);
+            std::thread::sleep(millis(300));
+            published.line.reset();
+        }
+    });
+    let told = rig.publish(["1", "2", "3", "4"]).await;
+    assert_eq!(told[1..], [Told::Unknown; 3], "the broker has not seen any of these");
+    assert!(matches!(told[0], Told::Ok | Told::Unknown));
+    assert!(rig.broker.bodies(QUEUE).is_empty());
+    rig.recovers().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_confirm_of_none_is_nobodys() {
     let rig = rig().await;
