@@ -55,8 +55,9 @@ impl Ledger {
         }
     }
 
+    /// Tag 0 would confirm all that is under way, also what the broker has not read yet.
     pub(super) fn may_confirm(&self, channel: u16, tag: u64) -> bool {
-        self.lock().get(&channel).is_none_or(|account| tag <= account.published)
+        self.lock().get(&channel).is_none_or(|account| (1..=account.published).contains(&tag))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u16, Account>> {
