@@ -1,11 +1,14 @@
 # `make test` is the whole judgement; the other targets are its parts and what a contributor needs between.
-.PHONY: test test-all quick lint crds bench
+.PHONY: test test-all soak quick lint crds bench
 
 test: ## format, lints, every test, a minute of fuzzing; ends with a count
 	tests/all.sh
 
 test-all: ## the same, with everything on every supported version of RabbitMQ
 	FULL=1 tests/all.sh
+
+soak: ## 15 minutes at 500 messages a second, the broker killed every minute, the worker every two
+	SOAK_SECONDS=900 STAGEPOST_TEST_RABBITMQ=4.0 cargo test --test broker soak:: -- --nocapture
 
 quick: ## format, lints and the tests that need nothing but the toolchain, without fuzzing
 	FUZZ_SECONDS=0 RABBITMQ= tests/all.sh

@@ -16,5 +16,7 @@ mod broker {
     mod interop;
     mod proxy;
     mod records;
+    mod soak;
+    mod tls;
     mod traffic;
 }

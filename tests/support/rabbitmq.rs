@@ -84,6 +84,17 @@ impl Rabbit {
         rabbit
     }
 
+    /// Starts one with files of its own beside its data; `config` is told where they are.
+    pub(crate) fn with_files(version: &str, files: &[(&str, Vec<u8>)], config: impl Fn(&str) -> String) -> Self {
+        let mut rabbit = Self::prepare(version, "");
+        for (name, content) in files {
+            fs::write(rabbit.inside(name), content).unwrap();
+        }
+        rabbit.configure(&config(&rabbit.folder));
+        rabbit.run();
+        rabbit
+    }
+
     /// Makes its folder, and starts nothing.
     fn prepare(version: &str, config: &str) -> Self {
         let root = install(version);

@@ -1,0 +1,69 @@
+//! Minutes of load in which the broker and the worker are killed by turns.
+//!
+//! `SOAK_SECONDS` (default 120) is how long; `make soak` runs it for 15 minutes.
+
+use std::time::{Duration, Instant};
+
+use super::common::{self, PER_SENDER, QUORUM, broker, drained, judge_in_order, launch, line, recovered, say};
+use super::traffic::Traffic;
+use crate::support::checker::Saw;
+use crate::support::{Recorder, millis, seconds};
+
+const SENDERS: u32 = 10;
+/// Ten senders, one message each 20 ms: 500 a second.
+const PACE: Duration = millis(20);
+
+/// Above what it had when the load had begun: buffers grow to their size, and then no more.
+const GROWS_AT_MOST_KIB: u64 = 32 << 10;
+
+#[test]
+fn a_broker_and_a_worker_that_are_killed_by_turns_under_load_lose_and_reorder_nothing() {
+    let Some(mut rabbit) = broker("") else { return };
+    let through = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).map_or(seconds(120), seconds);
+    let begun = Instant::now();
+    let target = Recorder::start();
+    let mut run = common::start(&rabbit.uri(), &line(&target, QUORUM, PER_SENDER));
+    let mut traffic = Traffic::start(&run, SENDERS, PACE);
+    let (mut faults, mut resident) = (Vec::new(), Vec::new());
+    // In a short run each fault comes all the same, and each twice.
+    let round = (through / 4).min(seconds(60));
+    for number in 1.. {
+        if begun.elapsed() + round > through {
+            break;
+        }
+        std::thread::sleep(round / 2);
+        resident.push(run.memory("VmRSS"));
+        say(&format!(
+            "soak, minute {:.1}: {} KiB resident",
+            begun.elapsed().as_secs_f32() / 60.0,
+            resident[resident.len() - 1]
+        ));
+        let fault = Instant::now();
+        rabbit.kill();
+        rabbit.run();
+        faults.extend([fault, Instant::now()]);
+        recovered(&format!("soak, broker killed, round {number}"), fault, Instant::now(), &traffic, &target);
+        std::thread::sleep((round / 2).saturating_sub(fault.elapsed()));
+        if number % 2 == 0 {
+            let fault = Instant::now();
+            run.kill9();
+            launch(&mut run);
+            traffic.moved(run.listen());
+            faults.extend([fault, Instant::now()]);
+            recovered(&format!("soak, worker killed, round {number}"), fault, Instant::now(), &traffic, &target);
+            // A new process begins small.
+            resident.clear();
+        }
+    }
+    traffic.finish();
+    common::connected(&run, "box");
+    let hits = drained(&run, &target, &traffic);
+    let verdict = judge_in_order("soak", &traffic, &hits);
+    say(&format!("soak: {} came twice", verdict.duplicated.len()));
+    common::assert_explained(&hits, &faults);
+    let least = usize::try_from(through.as_millis() / PACE.as_millis()).unwrap() * SENDERS as usize / 3;
+    assert!(traffic.checker().count(Saw::Ok) > least, "a third of the load at least was accepted");
+    if let (Some(first), Some(last)) = (resident.first(), resident.last()) {
+        assert!(*last < first + GROWS_AT_MOST_KIB, "resident from {first} to {last} KiB");
+    }
+}
