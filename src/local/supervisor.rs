@@ -352,22 +352,28 @@ impl Supervisor {
         self.stores.close();
     }
 
-    /// Ends everything in the order in which messages flow: callers, processors, stores. Answers whether all that was
-    /// under way ended within the grace period.
+    /// Ends everything: callers and processors side by side, then the stores, which both need to the last. Answers
+    /// whether all that was under way ended within the grace period.
     pub(super) async fn drain(&self, grace: Duration) -> bool {
         self.ready.store(false, Ordering::Release);
         let deadline = Instant::now() + grace;
-        let mut complete = match self.listeners.get() {
-            Some(listeners) => listeners.drain().await,
-            None => true,
-        };
         let objects = self.objects.load_full();
         let leaving = std::mem::take(&mut *self.leaving.lock().unwrap_or_else(PoisonError::into_inner));
-        let keepers = objects.processors.values().map(|object| &object.keeper).chain(&leaving);
-        let ended = join_all(keepers.map(|keeper| keeper.end(deadline))).await;
-        complete &= ended.into_iter().all(|cut_off| cut_off == Some(0));
+        let keepers: Vec<_> = objects.processors.values().map(|object| &object.keeper).chain(&leaving).collect();
+        // Before anything is waited for: a caller that is slow to send its body must not keep attempts starting.
+        for keeper in &keepers {
+            keeper.wish(Wish { what: What::End(deadline), reactivate: None });
+        }
+        let listeners = async {
+            match self.listeners.get() {
+                Some(listeners) => listeners.drain().await,
+                None => true,
+            }
+        };
+        let ends = join_all(keepers.into_iter().map(|keeper| keeper.end(deadline)));
+        let (answered, ended) = tokio::join!(listeners, ends);
         self.stores.close();
-        complete
+        answered && ended.into_iter().all(|cut_off| cut_off == Some(0))
     }
 }
 
