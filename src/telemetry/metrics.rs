@@ -225,6 +225,7 @@ impl Metrics {
             returned: settled("returned"),
             in_flight: of.in_flight.of(one),
             stale_keep_alive: of.possible_duplicates.of([("processor", name), ("cause", "stale_keep_alive")]),
+            redelivered: of.possible_duplicates.of([("processor", name), ("cause", "redelivered")]),
             oldest_taken_age: of.oldest_taken_age.of(one),
             dead_letters: of.dead_letters.of(one),
             responses_lost: of.responses_lost.of(one),
@@ -343,6 +344,8 @@ pub struct ProcessorMetrics {
     pub in_flight: Gauge,
     /// Attempts repeated because a reused connection was closed under them.
     pub stale_keep_alive: Counter,
+    /// Attempts on messages that somebody who is gone had in his hands, and may have delivered.
+    pub redelivered: Counter,
     /// Seconds.
     pub oldest_taken_age: Gauge,
     /// Messages in the dead letter store.
