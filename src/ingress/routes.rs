@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::admission::Budget;
+use super::admission::{Budget, InFlight};
 use super::answer::{AnswerError, AnswerTemplate, Text};
 use super::problem::Problem;
 use super::schema::Schema;
@@ -27,16 +27,18 @@ pub struct RouteInput {
     pub publishers: BTreeMap<String, Arc<Publisher>>,
     /// Its metrics.
     pub metrics: RouteMetrics,
-    /// Its counters; the same ones go into the next table when the plan changes.
+    /// What is counted of it; goes into the next table when the plan changes, so that a reload forgets nothing that
+    /// is in flight.
     pub counters: Arc<RouteCounters>,
 }
 
-/// What became of the requests of a route since the process started.
+/// What became of the requests of a route since the process started, and what is in flight now.
 #[derive(Debug, Default)]
 pub struct RouteCounters {
     pub(super) accepted: AtomicU64,
     pub(super) rejected: AtomicU64,
     pub(super) failed: AtomicU64,
+    in_flight: Arc<InFlight>,
 }
 
 impl RouteCounters {
@@ -108,7 +110,7 @@ pub enum RuleError {
 pub(super) struct Route {
     pub(super) name: String,
     pub(super) limits: Limits,
-    pub(super) budget: Arc<Budget>,
+    pub(super) budget: Budget,
     pub(super) metrics: RouteMetrics,
     pub(super) counters: Arc<RouteCounters>,
     /// The last publish failed: said once in the log, not once a request.
@@ -176,7 +178,11 @@ impl RouteTable {
             let (plan, publishers) = (input.plan, input.publishers);
             let route = Arc::new(Route {
                 name: plan.object.slashed(),
-                budget: Budget::new(u64::from(plan.limits.max_in_flight), plan.limits.max_in_flight_bytes),
+                budget: Budget::new(
+                    input.counters.in_flight.clone(),
+                    u64::from(plan.limits.max_in_flight),
+                    plan.limits.max_in_flight_bytes,
+                ),
                 limits: plan.limits,
                 metrics: input.metrics,
                 counters: input.counters,
