@@ -28,7 +28,7 @@ use super::stores::{Key, Stores};
 use crate::api::condition::{self, Condition};
 use crate::ingress::RouteTable;
 use crate::plan::keys::ManifestKeys;
-use crate::store::{Connection, StoreError};
+use crate::store::{Connection, MessageStore, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// For an object that left the manifests: above what any attempt takes.
@@ -354,10 +354,13 @@ impl Supervisor {
         Ok(Reactivated { processor: object.facts.slashed(), was_deactivated })
     }
 
-    /// Whether something that should run for ever has ended, which only a bug can do.
+    /// Whether something that should run until the drain has ended before, which only a bug can do.
     pub(super) fn has_lost_a_part(&self) -> bool {
+        let objects = self.objects.load();
         let lost_listener = self.listeners.get().is_some_and(Listeners::has_ended);
-        lost_listener || self.objects.load().processors.values().any(|object| object.keeper.has_ended())
+        let lost_store = objects.stores.values().any(|object| is_closed(&*object.store));
+        let lost = lost_listener || lost_store || objects.processors.values().any(|object| object.keeper.has_ended());
+        lost && self.is_ready()
     }
 
     /// Gives up: what is stored is stored, the rest is made again.
@@ -407,6 +410,11 @@ fn named_stores(objects: &Objects) -> std::collections::BTreeSet<Key> {
     let processors =
         objects.processors.iter().flat_map(|(key, object)| of(&key.0, object.plan.stores.keys().collect()));
     objects.stores.keys().cloned().chain(routes).chain(processors).collect()
+}
+
+/// Nobody but the drain closes a store.
+fn is_closed(store: &dyn MessageStore) -> bool {
+    *store.connection().borrow() == Connection::Down(StoreError::Closed)
 }
 
 /// One line for what is new or changed.
