@@ -151,7 +151,11 @@ async fn what_a_transform_made_counts_among_what_is_held() {
 
 #[tokio::test(start_paused = true)]
 async fn a_narrow_window_becomes_wide_again_under_load() {
-    let target = ScriptedTarget::new(|_| (millis(500), response(202)));
+    // Of different lengths, so that something is always under way.
+    let target = ScriptedTarget::new(|hit| {
+        let number: u64 = hit.id.parse().unwrap();
+        (millis(400 + 37 * (number % 7)), response(202))
+    });
     let bench = Bench::new(unordered(4), target);
     for id in 1..=12 {
         let mut large = message(id);
@@ -160,10 +164,12 @@ async fn a_narrow_window_becomes_wide_again_under_load() {
     }
     bench.put(13..=2000);
     let _forwarder = bench.start();
-    bench.drained().await;
+    pass(seconds(90)).await;
+    assert!(!bench.source.messages().is_empty(), "still under load");
     let windows: Vec<Event> =
         bench.source.log().into_iter().filter(|event| matches!(event, Event::Attached(_))).collect();
     assert_eq!(windows, [Event::Attached(64), Event::Attached(4), Event::Attached(64)]);
+    bench.drained().await;
     assert_eq!(bench.target.hits().len(), 2000);
 }
 
