@@ -17,6 +17,11 @@ use stagepost::core::topology::{Consumers, Exchange, ExchangeKind, Management, Q
 use stagepost::store::embedded::{Broker, OpenError};
 use stagepost::store::{Consumer, Delivery, MessageStore, PublishError};
 
+#[path = "support/disk.rs"]
+mod disk;
+
+use disk::SmallDisk;
+
 const SOON: Duration = Duration::from_secs(20);
 const FILE: &str = "stagepost.redb";
 
@@ -342,34 +347,6 @@ proptest! {
 
 // ------------------------------------------------------------------------------------------------------- a full disk
 
-/// A file system of its own, as small as wanted.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None`, and a line that says so, where this user cannot mount.
-    fn mount(mebibytes: u32) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={mebibytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            Some(Self(folder))
-        } else {
-            eprintln!("left out: this user cannot mount a small file system");
-            None
-        }
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.0.path().join("data")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 /// Publishes until the disk is full. Returns what was accepted.
 async fn fill(store: &dyn MessageStore) -> Vec<String> {
     let mut accepted = Vec::new();
@@ -407,7 +384,7 @@ async fn a_disk_that_another_program_filled_refuses_until_there_is_room() {
     let Some(disk) = SmallDisk::mount(32) else { return };
     let (broker, store) = open(&disk.folder());
     store.publish(sized("first", 1000), None).await.unwrap();
-    let other = disk.0.path().join("other");
+    let other = disk.path().join("other");
     let mut file = fs::File::create(&other).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
     drop(file);

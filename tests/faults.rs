@@ -8,6 +8,7 @@ mod support;
 
 mod faults {
     mod crash;
+    mod disk;
     mod flapping;
     mod load;
     mod overload;

@@ -141,6 +141,66 @@ fn the_same_manifests_run_on_rabbitmq() {
     assert_eq!(hits.last().unwrap().body, b"two");
 }
 
+/// The metrics that `docs/operations.md` names, with their labels.
+fn documented_metrics() -> Vec<(String, Vec<String>)> {
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let table = docs.split("| metric | labels |").nth(1).unwrap();
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').collect();
+        // `processor` or `store`: one series has one of them.
+        let labels = cells[2].replace("`processor` or `store`", "`processor`");
+        (quoted(cells[1]).remove(0), quoted(&labels))
+    })
+    .collect()
+}
+
+#[test]
+fn every_metric_that_is_documented_is_there_with_its_labels() {
+    let target = Recorder::start();
+    let run = Setup::manifests(manifest::line(&target.url(), "")).start();
+    run.post("/in", &[], "x");
+    run.await_status("ForwardingProcessor", "out", seconds(10), |status| status["delivered"] == 1);
+    let text = run.get("/metrics").text();
+    let documented = documented_metrics();
+    assert!(documented.len() >= 15, "{documented:?}");
+    for (name, labels) in &documented {
+        let has = |line: &str| {
+            let Some(rest) = line.strip_prefix(&format!("stagepost_{name}")) else { return false };
+            let rest = rest.strip_prefix("_count").unwrap_or(rest);
+            let set = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
+            let found: Vec<&str> = set.split(',').filter_map(|pair| pair.split('=').next()).collect();
+            found == *labels
+        };
+        assert!(text.lines().any(has), "{name}{labels:?} is not in:\n{text}");
+    }
+    // And nothing that is not documented, but the replies that no local run sends.
+    for kind in text.lines().filter_map(|line| line.strip_prefix("# TYPE stagepost_")) {
+        let name = kind.split(' ').next().unwrap();
+        let known = documented.iter().any(|(documented, _)| documented.trim_end_matches("_total") == name);
+        assert!(known || name == "replies", "{name} is not documented");
+    }
+}
+
+#[test]
+fn logs_are_one_json_object_a_line_if_machines_shall_read_them() {
+    let mut run = Setup::manifests(with_service("pay")).arg("--log-format").arg("json").start();
+    run.await_log(&["does not start"], seconds(5));
+    assert_eq!(run.terminate(seconds(10)).code(), Some(0));
+    // The announcement is for people, and on stdout.
+    let lines: Vec<Value> = run.log().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let is_text = |line: &String| serde_json::from_str::<Value>(line).is_err();
+    let others: Vec<String> = run.log().into_iter().filter(is_text).collect();
+    assert!(others.iter().all(|line| !line.contains("WARN") && !line.contains("INFO")), "{others:?}");
+    let warning = lines.iter().find(|line| line["level"] == "WARN").expect("a warning");
+    assert_eq!(warning["processor"], "default/out");
+    assert!(warning["message"].as_str().is_some_and(|text| text.contains("--service pay=URL")), "{warning}");
+    for line in &lines {
+        assert!(line["timestamp"].is_string() && line["target"].is_string() && line["level"].is_string(), "{line}");
+    }
+}
+
 #[test]
 fn a_service_without_an_address_leaves_its_processor_pending_and_names_the_flag() {
     let run = Setup::manifests(with_service("pay")).start();

@@ -64,12 +64,10 @@ pub enum Exit {
     Usage,
     /// Could not start.
     NotStarted,
-    /// The drain was cut off by the grace period.
+    /// What was under way was cut off: by the grace period, or by a bug.
     CutOff,
     /// The other side could not be reached, or refused.
     Refused,
-    /// A bug ended a part of the process: the code of a Rust program that panics.
-    Bug,
 }
 
 impl From<Exit> for ExitCode {
@@ -81,7 +79,6 @@ impl From<Exit> for ExitCode {
             Exit::NotStarted => 3,
             Exit::CutOff => 4,
             Exit::Refused => 5,
-            Exit::Bug => 101,
         })
     }
 }

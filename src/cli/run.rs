@@ -90,7 +90,7 @@ pub(super) fn run(args: Args) -> Exit {
             RunError::Manifests(lines) => failed_lines(Exit::Invalid, &lines),
             RunError::NotStarted(lines) => failed_lines(Exit::NotStarted, &lines),
             RunError::Usage(_) => failed(Exit::Usage, &error),
-            RunError::Bug => failed(Exit::Bug, &error),
+            RunError::Bug => failed(Exit::CutOff, &error),
             _ => failed(Exit::NotStarted, &error),
         },
     }

@@ -147,7 +147,8 @@ pub enum Decision {
     RetryAfter {
         /// The wait, from the end of the attempt.
         delay: Duration,
-        /// The target asked for the pause: it holds for the whole processor, not for this message only.
+        /// The target asked for a pause of the whole processor besides; [`pause_asked`] says how long. This message
+        /// waits for its backoff too, the others do not.
         pause_all: bool,
     },
     /// Move it to the dead letter store.
@@ -243,12 +244,14 @@ fn retry(policy: &Policy, tally: Tally, outcome: &Outcome, now: Timestamp, rando
     Decision::RetryAfter { delay: backoff.max(asked), pause_all: pause_asked(policy, outcome, now).is_some() }
 }
 
-/// The pause that the target asks of the whole processor, by 429 or 503 with `Retry-After`.
+/// The pause that the target asks of the whole processor, by 429 or 503 with `Retry-After`. None if it asks for no
+/// time.
 ///
 /// It holds whatever becomes of the message: when this was its last attempt, the next message must not be sent
 /// straight into the same answer.
 pub fn pause_asked(policy: &Policy, outcome: &Outcome, now: Timestamp) -> Option<Duration> {
-    retry_after(policy, outcome, now).filter(|_| matches!(outcome.status(), Some(429 | 503)))
+    let asked = retry_after(policy, outcome, now).filter(|asked| !asked.is_zero());
+    asked.filter(|_| matches!(outcome.status(), Some(429 | 503)))
 }
 
 /// The wait that the target asks for, as far as it is honoured.
@@ -372,8 +375,16 @@ mod tests {
         );
         assert_eq!(
             decide_at_epoch(&policy(), after(1), &answer_with_retry_after(429, "0")),
-            Decision::RetryAfter { delay: Duration::from_secs(1), pause_all: true }
+            Decision::RetryAfter { delay: Duration::from_secs(1), pause_all: false }
         );
+        // The fourth backoff is longer than what was asked: it is this message's alone.
+        let patient = Policy { max_redeliveries: None, ..policy() };
+        let asked = answer_with_retry_after(503, "2");
+        assert_eq!(
+            decide_at_epoch(&patient, after(4), &asked),
+            Decision::RetryAfter { delay: Duration::from_secs(8), pause_all: true }
+        );
+        assert_eq!(pause_asked(&patient, &asked, Timestamp::UNIX_EPOCH), Some(Duration::from_secs(2)));
         assert_eq!(
             decide_at_epoch(&policy(), after(1), &answer_with_retry_after(500, "5")),
             Decision::RetryAfter { delay: Duration::from_secs(5), pause_all: false }
@@ -394,6 +405,7 @@ mod tests {
         assert_eq!(pause(&answer_with_retry_after(429, "9999")), Some(Duration::from_secs(600)));
         assert_eq!(pause(&answer_with_retry_after(500, "30")), None);
         assert_eq!(pause(&answer(503)), None);
+        assert_eq!(pause(&answer_with_retry_after(503, "0")), None);
         let ignoring = Policy { max_retry_after: Duration::ZERO, ..policy() };
         assert_eq!(pause_asked(&ignoring, &last, Timestamp::UNIX_EPOCH), None);
     }

@@ -12,6 +12,10 @@ use jiff::Timestamp;
 /// what a dead letter adds.
 pub const MAX_BODY_BYTES: usize = 15 * 1024 * 1024;
 
+/// Most bytes of everything but the body that any store takes. RabbitMQ closes the connection above one frame of
+/// 128 KiB; the rest is room for what a dead letter adds, and for how it is written there.
+pub const MAX_HEAD_BYTES: usize = 100 * 1024;
+
 /// The identity of a message from the moment it is accepted to the moment it is settled.
 ///
 /// Ours are `UUIDv7` text. A message that another client put on the queue keeps the id it came with.

@@ -131,6 +131,14 @@ impl Content {
         message.body = self.body;
     }
 
+    /// Bytes that it holds in memory besides those of the message that it was made of.
+    pub fn weight_beside(&self, message: &Message) -> usize {
+        // A body that no step changed is the message's own.
+        let is_shared = self.body.as_ptr() == message.body.as_ptr();
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        headers + if is_shared { 0 } else { self.body.len() }
+    }
+
     /// The content of a message, with content type and encoding among the headers.
     pub fn of(message: &Message) -> Self {
         let mut headers = message.headers.clone();

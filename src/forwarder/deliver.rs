@@ -85,6 +85,9 @@ impl Session<'_> {
         let start = self.state.pacing.ask(delivery, now);
         if let Start::Now { probe } = start {
             held.history.began(processor.clock.wall());
+            if std::mem::take(&mut held.suspect) {
+                processor.shared.metrics.redelivered.inc();
+            }
             self.lanes.start(delivery);
             self.attempts += 1;
             let attempt = work::attempt(processor, delivery, request, probe);
@@ -102,7 +105,13 @@ impl Session<'_> {
             None => {}
         }
         match self.processor.expressions.content(&held.delivery.message) {
-            Ok(Some(content)) => Preparation::Ready(content),
+            Ok(Some(content)) => {
+                // Kept from now on beside the message: it counts like another one.
+                let more = content.weight_beside(&held.delivery.message);
+                held.weight += more;
+                self.bytes += more;
+                Preparation::Ready(content)
+            }
             Ok(None) => Preparation::Filtered,
             Err(error) => Preparation::Failed(error),
         }
@@ -164,12 +173,7 @@ impl Session<'_> {
     /// Carries out what was decided about a message that was not delivered.
     fn carry_out(&mut self, delivery: Sequence, decision: Decision, now: Duration) {
         match decision {
-            Decision::RetryAfter { delay, pause_all } => {
-                self.lanes.retry(delivery, now.saturating_add(delay));
-                if pause_all {
-                    self.state.pacing.pause(now.saturating_add(delay));
-                }
-            }
+            Decision::RetryAfter { delay, .. } => self.lanes.retry(delivery, now.saturating_add(delay)),
             Decision::DeadLetter(reason) => self.dead_letter(delivery, reason),
             Decision::Deactivate(reason) => self.deactivate(delivery, reason),
             Decision::Drop(reason) => {

@@ -21,12 +21,14 @@ const MAX_ERROR_BYTES: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) delivery: Delivery,
-    /// Bytes it holds in memory.
+    /// Bytes it holds in memory, the result of its transform included.
     pub(super) weight: usize,
     /// When it was taken, on the forwarder's clock: the hold limit counts from here.
     pub(super) taken: Duration,
     /// The deactivation record must be read before an attempt starts.
     pub(super) unchecked: bool,
+    /// It was handed out before, and not returned by us: somebody who is gone may have delivered it.
+    pub(super) suspect: bool,
     /// The result of the transform, made before the first attempt; or why there is none, as text.
     pub(super) content: Option<Result<Content, String>>,
     pub(super) history: History,
@@ -144,7 +146,10 @@ impl Memory {
             return None;
         }
         let found = self.known.remove(id)?;
-        self.order.retain(|other| other != id);
+        // What comes again comes in the order in which it went back: it is near the front.
+        if let Some(at) = self.order.iter().position(|other| other == id) {
+            self.order.remove(at);
+        }
         Some(found)
     }
 

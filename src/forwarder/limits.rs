@@ -28,11 +28,14 @@ impl Session<'_> {
         }
         if self.bytes > MAX_HELD_BYTES && self.state.narrow_since.is_none() {
             self.state.narrow_since = Some(now);
-            return self.end(End::Window);
+            return self.end(End::Renew);
         }
-        if self.held.is_empty() && self.state.narrow_since.is_some_and(|since| now >= since + NARROW_FOR) {
+        // Under load something is always held where several attempts run side by side, and goes back this once. With
+        // one at a time the window is empty after each message.
+        let may_widen = self.held.is_empty() || self.processor.concurrency() > 1;
+        if may_widen && self.state.narrow_since.is_some_and(|since| now >= since + NARROW_FOR) {
             self.state.narrow_since = None;
-            return self.end(End::Window);
+            return self.end(End::Renew);
         }
         if let Some(left) = self.batch
             && left > 0

@@ -15,6 +15,8 @@ pub(super) type Reactivated = oneshot::Sender<Result<(), StoreError>>;
 pub(super) struct Orders {
     stop: watch::Receiver<Option<Instant>>,
     reactivations: mpsc::Receiver<Reactivated>,
+    /// One that was taken and could not be carried out where it was taken.
+    put_back: Option<Reactivated>,
     deadline: Option<Instant>,
 }
 
@@ -38,7 +40,7 @@ pub(super) fn channel() -> (Sender, Orders) {
     let (stop, stopped) = watch::channel(None);
     // A reactivation is a human's act: four wait, further ones wait in their own call.
     let (reactivations, received) = mpsc::channel(4);
-    (Sender { stop, reactivations }, Orders { stop: stopped, reactivations: received, deadline: None })
+    (Sender { stop, reactivations }, Orders { stop: stopped, reactivations: received, put_back: None, deadline: None })
 }
 
 impl Sender {
@@ -63,8 +65,16 @@ impl Orders {
 
     /// The next order. After a stop there is none any more. Cancel safe.
     pub(super) async fn next(&mut self) -> Order {
+        self.next_of(true).await
+    }
+
+    /// The next order, or only the stop: reactivations then wait for whoever asks for all. Cancel safe.
+    pub(super) async fn next_of(&mut self, all: bool) -> Order {
         if self.deadline.is_some() {
             return std::future::pending().await;
+        }
+        if all && let Some(answer) = self.put_back.take() {
+            return Order::Reactivate(answer);
         }
         tokio::select! {
             biased;
@@ -74,8 +84,13 @@ impl Orders {
                 self.deadline = Some(deadline.unwrap_or_else(Instant::now));
                 Order::Stop
             }
-            Some(answer) = self.reactivations.recv() => Order::Reactivate(answer),
+            Some(answer) = self.reactivations.recv(), if all => Order::Reactivate(answer),
         }
+    }
+
+    /// Hands a reactivation to whoever asks for the next order.
+    pub(super) fn put_back(&mut self, reactivation: Reactivated) {
+        self.put_back = Some(reactivation);
     }
 
     /// The next order before `until`; `None` when that time has come, and after a stop.

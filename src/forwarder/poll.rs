@@ -82,6 +82,16 @@ impl Ticks {
         }
     }
 
+    /// Polling was not possible, or not wanted, until now: times that passed meanwhile are not made up for. An
+    /// interval has no times of its own to miss; it goes on at once, as after a start.
+    pub(super) fn skip_missed(&mut self, clock: &Clock) {
+        if let Self::Cron { last, due, .. } = self {
+            // Not before a time that was made already, even if the clock was corrected since.
+            *last = clock.wall().max(*last);
+            *due = None;
+        }
+    }
+
     /// A tick has been made, and its batch has ended.
     pub(super) fn made(&mut self, clock: &Clock) {
         match self {
@@ -154,6 +164,24 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         assert!(made(&mut ticks, &clock));
         assert_eq!(ticks.ask(&clock), Now::Sleep(Duration::from_secs(5)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_missed_is_skipped_and_the_next_time_is_kept() {
+        let (clock, wall) = clock_at(1800);
+        let mut ticks = every_hour(&clock);
+        assert!(matches!(ticks.ask(&clock), Now::Sleep(_)));
+        wall.store(3 * 3600 + 5, Ordering::Relaxed);
+        ticks.skip_missed(&clock);
+        assert!(!made(&mut ticks, &clock));
+        assert_eq!(ticks.next(&clock), Some(Timestamp::from_second(4 * 3600).unwrap()));
+        wall.store(4 * 3600, Ordering::Relaxed);
+        assert!(made(&mut ticks, &clock));
+        // What was made a moment ago is not made again.
+        wall.store(4 * 3600 - 5, Ordering::Relaxed);
+        ticks.skip_missed(&clock);
+        wall.store(4 * 3600, Ordering::Relaxed);
+        assert!(!made(&mut ticks, &clock));
     }
 
     #[tokio::test(start_paused = true)]

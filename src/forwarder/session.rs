@@ -66,8 +66,9 @@ pub(super) enum End {
     BatchDone,
     /// Something was held for as long as the broker allows.
     HoldLimit,
-    /// The window was too wide for messages this large, or can be wide again.
-    Window,
+    /// To begin anew at once: the window was too wide for messages this large, or can be wide again, or somebody
+    /// reactivates.
+    Renew,
     /// The consumer is gone; the store has what was not acknowledged.
     Lost(StoreError),
     /// The record is stored.
@@ -161,8 +162,14 @@ impl<'a> Session<'a> {
             let wake = self.next_wake(orders);
             tokio::select! {
                 biased;
-                order = orders.next() => match order {
+                // Who asks for a reactivation at the end of a session is answered by what comes after it.
+                order = orders.next_of(self.ending.is_none()) => match order {
                     Order::Stop => self.end(End::Stop),
+                    // The record is on its way to its store. Whether it got there is known at the end.
+                    Order::Reactivate(answer) if self.deactivating => {
+                        orders.put_back(answer);
+                        self.end(End::Renew);
+                    }
                     // Not deactivated: nothing to do. Nobody listens any more: nobody is told.
                     Order::Reactivate(answer) => drop(answer.send(Ok(()))),
                 },
@@ -211,7 +218,9 @@ impl<'a> Session<'a> {
         self.state.taken += 1;
         let sequence = self.state.taken;
         let message = &delivery.message;
-        let (history, not_before) = self.state.memory.recall(&message.id).unwrap_or_default();
+        let recalled = self.state.memory.recall(&message.id);
+        let suspect = delivery.redelivered && recalled.is_none();
+        let (history, not_before) = recalled.unwrap_or_default();
         // A message whose key can't be evaluated is given up when its turn comes.
         let (lane, content) = match self.processor.expressions.lane(message, sequence) {
             Ok(lane) => (lane, None),
@@ -222,6 +231,7 @@ impl<'a> Session<'a> {
             weight: message.weight(),
             taken: now,
             unchecked: delivery.redelivered && self.processor.check_record_every.is_some(),
+            suspect,
             content,
             history,
             delivery,
@@ -359,8 +369,10 @@ impl<'a> Session<'a> {
     }
 
     fn remember(&mut self, sequence: Sequence, held: Held) {
-        let Held { history, delivery, .. } = held;
-        if history.phase == Phase::Attempt && history.tally.failures == 0 {
+        // Also of what was not attempted yet: so it is known, when it comes again, that nobody had delivered it. What
+        // was in doubt stays so.
+        let Held { history, delivery, suspect, .. } = held;
+        if suspect {
             return;
         }
         let not_before = self.lanes.not_before(sequence).unwrap_or_default();

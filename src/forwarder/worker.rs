@@ -59,8 +59,14 @@ impl Worker {
     async fn work(&mut self) {
         while self.orders.deadline().is_none() {
             match self.standing().await {
-                Ok(None) => self.deliver().await,
-                Ok(Some(record)) => self.stay_deactivated(record).await,
+                Ok(None) => {
+                    self.poll_again();
+                    self.deliver().await;
+                }
+                Ok(Some(record)) => {
+                    self.stay_deactivated(record).await;
+                    self.skip_missed_ticks();
+                }
                 Err(error) => self.source_failed(&error).await,
             }
         }
@@ -74,6 +80,20 @@ impl Worker {
             self.state.memory.forget_failures();
         }
         self.processor.read_record().await
+    }
+
+    /// The source answers. A poller that could not reach it does not wait for its next tick to say so.
+    fn poll_again(&mut self) {
+        if self.ticks.is_some() && self.failures > 0 {
+            self.skip_missed_ticks();
+            self.source_answers();
+        }
+    }
+
+    fn skip_missed_ticks(&mut self) {
+        if let Some(ticks) = &mut self.ticks {
+            ticks.skip_missed(&self.processor.clock);
+        }
     }
 
     async fn deliver(&mut self) {
@@ -105,7 +125,7 @@ impl Worker {
         match why {
             End::Lost(error) => self.source_failed(&error).await,
             End::Deactivated(record) => self.stay_deactivated(record).await,
-            End::Stop | End::BatchDone | End::HoldLimit | End::Window => {}
+            End::Stop | End::BatchDone | End::HoldLimit | End::Renew => {}
         }
     }
 
@@ -144,16 +164,48 @@ impl Worker {
         while left > 0 && self.orders.deadline().is_none() {
             let round = left.min(ROUND).min(u64::from(self.state.window(&self.processor)));
             let window = u16::try_from(round).unwrap_or(u16::MAX);
-            let Some(ended) = self.session(window, Some(round)).await else { return };
+            let Some(ended) = self.session(window, Some(round)).await else {
+                if self.is_back().await {
+                    continue;
+                }
+                return;
+            };
             left = left.saturating_sub(ended.settled);
             match ended.why {
                 // Fewer than were counted: someone else took them.
                 End::BatchDone if ended.settled < round => return,
+                End::BatchDone => {}
                 // What was returned in the middle of a batch is taken again in the same.
-                End::BatchDone | End::HoldLimit | End::Window => {}
-                why @ (End::Stop | End::Lost(_) | End::Deactivated(_)) => return self.after(why).await,
+                End::HoldLimit | End::Renew => {
+                    if !self.is_back().await {
+                        return;
+                    }
+                }
+                End::Lost(error) => {
+                    self.source_failed(&error).await;
+                    if !self.is_back().await {
+                        return;
+                    }
+                }
+                why @ (End::Stop | End::Deactivated(_)) => return self.after(why).await,
             }
         }
+    }
+
+    /// Waits in the middle of a batch until the source answers, and the batch can go on. False: it is over, because
+    /// the processor was deactivated meanwhile or shall stop.
+    async fn is_back(&mut self) -> bool {
+        while self.orders.deadline().is_none() {
+            match self.standing().await {
+                Ok(None) => return true,
+                Ok(Some(record)) => {
+                    self.stay_deactivated(record).await;
+                    return false;
+                }
+                Err(error) => self.source_failed(&error).await,
+            }
+        }
+        false
     }
 
     /// Stays here until the record is removed, by a reactivation or by somebody else, or until told to stop.

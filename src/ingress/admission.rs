@@ -15,11 +15,18 @@ use tokio::time::timeout;
 /// What is reserved at once for a body that does not come in one piece, at most, in bytes.
 const FIRST_RESERVATION: u64 = 64 * 1024;
 
+/// What is in flight on one route. It outlives the route's rules: requests that came under the old ones count against
+/// the new bounds.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
 /// Bounds of what is in flight, by requests and by bytes.
 #[derive(Debug)]
 pub(super) struct Budget {
-    requests: AtomicU64,
-    bytes: AtomicU64,
+    in_flight: Arc<InFlight>,
     max_requests: u64,
     max_bytes: u64,
 }
@@ -27,29 +34,30 @@ pub(super) struct Budget {
 /// A request's share of the budget, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    budget: Arc<Budget>,
+    in_flight: Arc<InFlight>,
     bytes: u64,
 }
 
 impl Budget {
-    pub(super) fn new(max_requests: u64, max_bytes: u64) -> Arc<Self> {
-        Arc::new(Self { requests: AtomicU64::new(0), bytes: AtomicU64::new(0), max_requests, max_bytes })
+    pub(super) fn new(in_flight: Arc<InFlight>, max_requests: u64, max_bytes: u64) -> Self {
+        Self { in_flight, max_requests, max_bytes }
     }
 
     /// A share of one request and this many bytes, if both are left.
-    pub(super) fn admit(self: &Arc<Self>, bytes: u64) -> Option<Permit> {
+    pub(super) fn admit(&self, bytes: u64) -> Option<Permit> {
+        let InFlight { requests, bytes: all_bytes } = &*self.in_flight;
         // Added first and taken back if it was too much: two callers can refuse each other at the very edge, but
         // they never pass the bound together.
-        if self.requests.fetch_add(1, Ordering::Relaxed) >= self.max_requests {
-            self.requests.fetch_sub(1, Ordering::Relaxed);
+        if requests.fetch_add(1, Ordering::Relaxed) >= self.max_requests {
+            requests.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        if bytes > 0 && self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.max_bytes {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.requests.fetch_sub(1, Ordering::Relaxed);
+        if bytes > 0 && all_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.max_bytes {
+            all_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            requests.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Permit { budget: self.clone(), bytes })
+        Some(Permit { in_flight: self.in_flight.clone(), bytes })
     }
 }
 
@@ -57,7 +65,7 @@ impl Permit {
     /// Gives back what was reserved beyond the body's true size.
     pub(super) fn shrink(&mut self, bytes: u64) {
         if bytes < self.bytes {
-            self.budget.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            self.in_flight.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
             self.bytes = bytes;
         }
     }
@@ -66,9 +74,9 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.in_flight.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         }
-        self.budget.requests.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -133,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_permit_gives_back_what_it_took() {
-        let budget = Budget::new(2, 100);
+        let budget = Budget::new(Arc::default(), 2, 100);
         let mut first = budget.admit(60).unwrap();
         assert!(budget.admit(60).is_none());
         first.shrink(10);
@@ -142,7 +150,20 @@ mod tests {
         drop((first, second));
         assert!(budget.admit(100).is_some());
         assert!(budget.admit(101).is_none());
-        assert_eq!((budget.requests.load(Ordering::Relaxed), budget.bytes.load(Ordering::Relaxed)), (0, 0));
+        let InFlight { requests, bytes } = &*budget.in_flight;
+        assert_eq!((requests.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn what_is_in_flight_counts_against_other_bounds_too() {
+        let in_flight: Arc<InFlight> = Arc::default();
+        let held = Budget::new(in_flight.clone(), 10, 1000).admit(900);
+        let next = Budget::new(in_flight, 2, 1000);
+        assert!(next.admit(200).is_none());
+        let second = next.admit(100);
+        assert!(second.is_some() && next.admit(0).is_none());
+        drop(held);
+        assert!(next.admit(900).is_some());
     }
 
     #[tokio::test]

@@ -22,6 +22,13 @@ use super::socket::{Protocol, Socket};
 /// The smallest read buffer that hyper allows, in bytes.
 const MIN_BUFFER: usize = 8 * 1024;
 
+/// Room above the largest limit of the routes. A head that ends within it is refused by `handler`, with a reason in the
+/// answer and a place in the metrics; beyond it hyper answers a bare 431.
+const HEAD_ROOM: usize = 16 * 1024;
+
+/// Header lines that hyper reads; `handler` refuses fewer than that.
+const MAX_HEADERS: usize = 256;
+
 /// Requests side by side on one HTTP/2 connection.
 const H2_STREAMS: u32 = 128;
 
@@ -77,9 +84,10 @@ async fn http1(socket: Socket, shared: Arc<Shared>, limits: ListenerLimits, sign
         .timer(TokioTimer::new())
         // Also bounds the time between two requests.
         .header_read_timeout(limits.read_timeout)
-        .max_header_size(limits.max_header_size)
+        .max_header_size(limits.max_header_size + HEAD_ROOM)
+        .max_headers(MAX_HEADERS)
         // Bounds what one connection can make us hold without being admitted.
-        .max_buf_size(limits.max_header_size.max(MIN_BUFFER))
+        .max_buf_size((limits.max_header_size + HEAD_ROOM).max(MIN_BUFFER))
         // A client that closes its sending half after the request still gets its answer.
         .half_close(true);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
@@ -122,7 +130,7 @@ async fn http2(socket: Socket, shared: Arc<Shared>, limits: ListenerLimits, sign
         .max_pending_accept_reset_streams(H2_PENDING_RESETS)
         .max_local_error_reset_streams(H2_ERROR_RESETS)
         // Also bounds a flood of CONTINUATION frames.
-        .max_header_list_size(u32::try_from(limits.max_header_size).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.max_header_size + HEAD_ROOM).unwrap_or(u32::MAX))
         .max_send_buf_size(H2_STREAM_WINDOW as usize)
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT);

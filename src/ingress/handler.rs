@@ -28,6 +28,9 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// Longest routing key, in bytes: what AMQP can carry.
 const MAX_ROUTING_KEY: usize = 255;
 
+/// Most header lines of an HTTP/1 request. On HTTP/2, where a cookie may be many fields, the size alone counts.
+const MAX_HEADERS: usize = 100;
+
 /// The longest body of a refused request for whose sake a connection is not closed, in bytes: hyper throws away what
 /// has arrived of it, and closes by itself if that was not all.
 const THROWN_AWAY: u64 = 16 * 1024;
@@ -82,7 +85,7 @@ async fn respond(shared: &Shared, parts: Parts, body: Incoming) -> Result<Answer
     };
     let route = candidates[0].route.clone();
     let accounting = Accounting::of(&route);
-    let taken = match take_body(&table, &route, &parts, body).await {
+    let taken = match take_body(&route, &parts, body).await {
         Ok((body, permit)) => {
             let mut received = Received::new(parts, body);
             choose(&candidates, &mut received).and_then(|rule| prepare(rule, received)).map(|it| (it, permit))
@@ -135,23 +138,9 @@ fn check_framing(parts: &Parts) -> Result<(), Refusal> {
 }
 
 /// Admits the request by its head, then reads its body.
-async fn take_body(
-    table: &RouteTable,
-    route: &Arc<Route>,
-    parts: &Parts,
-    body: Incoming,
-) -> Result<(Bytes, Permit), Refusal> {
+async fn take_body(route: &Arc<Route>, parts: &Parts, body: Incoming) -> Result<(Bytes, Permit), Refusal> {
     let limits = &route.limits;
-    // The listener has let through what its largest limit allows.
-    if limits.max_header_size < table.listener.max_header_size as u64 && head_size(parts) > limits.max_header_size {
-        return Err(Refusal::closing(&Problem::new(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "headers-too-large",
-            "Headers too large",
-            format!("the head of the request is larger than {} bytes", limits.max_header_size),
-            "send fewer or shorter headers, or raise limits.maxHeaderSize",
-        )));
-    }
+    check_head_size(parts, limits.max_header_size)?;
     let announced = body.size_hint().exact();
     if announced.is_some_and(|length| length > limits.max_body_size) {
         return Err(body_refused(BodyError::TooLarge, route));
@@ -163,6 +152,23 @@ async fn take_body(
     let body = body.map_err(|error| body_refused(error, route))?;
     permit.shrink(body.len() as u64);
     Ok((body, permit))
+}
+
+/// The listener has let through a little more than its largest limit allows.
+fn check_head_size(parts: &Parts, most: u64) -> Result<(), Refusal> {
+    let refused = |detail, remedy| {
+        let (kind, title) = ("headers-too-large", "Headers too large");
+        let problem = Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, kind, title, detail, remedy);
+        Err(Refusal::closing(&problem))
+    };
+    if head_size(parts) > most {
+        let detail = format!("the head of the request is larger than {most} bytes");
+        return refused(detail, "send fewer or shorter headers, or raise limits.maxHeaderSize");
+    }
+    if parts.version < Version::HTTP_2 && parts.headers.len() > MAX_HEADERS {
+        return refused(format!("the request has more than {MAX_HEADERS} header lines"), "send fewer headers");
+    }
+    Ok(())
 }
 
 /// In each case the rest of the body is not read, so the connection cannot go on.

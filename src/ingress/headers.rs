@@ -34,8 +34,20 @@ pub(super) fn stored(mut headers: HeaderMap, forward_credentials: bool) -> Store
     Stored { content_type, content_encoding, headers: kept }
 }
 
+/// An HTTP/2 client may send each cookie as a field of its own; for everybody else they are one field, joined as
+/// RFC 9113 (8.2.3) says.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    if let Some(cookies) = joined_with(headers, &header::COOKIE, b"; ") {
+        headers.insert(header::COOKIE, cookies);
+    }
+}
+
 /// The value of a list header, its lines joined.
 pub(super) fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    joined_with(headers, name, b", ")
+}
+
+fn joined_with(headers: &HeaderMap, name: &HeaderName, separator: &[u8]) -> Option<HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     let mut more = values.peekable();
@@ -44,7 +56,7 @@ pub(super) fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderVal
     }
     let mut bytes = first.as_bytes().to_vec();
     for value in more {
-        bytes.extend_from_slice(b", ");
+        bytes.extend_from_slice(separator);
         bytes.extend_from_slice(value.as_bytes());
     }
     HeaderValue::from_bytes(&bytes).ok()
@@ -61,13 +73,19 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
+/// For the proxy before us.
+const PROXY_HOP: [&str; 4] =
+    ["proxy-connection", "proxy-authorization", "proxy-authenticate", "proxy-authentication-info"];
+
 fn is_left_out(name: &HeaderName, forward_credentials: bool) -> bool {
     let text = name.as_str();
     match text {
         "connection" | "host" | "content-length" | "content-encoding" | "transfer-encoding" | "te" | "trailer"
         | "upgrade" | "keep-alive" | "expect" | "http2-settings" => true,
+        // Others that begin so (`Proxy-Status`) are end to end.
+        name if name.starts_with("proxy-") => PROXY_HOP.contains(&name),
         "authorization" | "cookie" => !forward_credentials,
-        _ => text.starts_with("proxy-") || text.starts_with("stagepost-") || text.starts_with("x-stagepost-"),
+        _ => text.starts_with("stagepost-") || text.starts_with("x-stagepost-"),
     }
 }
 
@@ -120,6 +138,20 @@ mod tests {
             ("x-end", b"1"),
         ];
         assert_eq!(kept(&lines, true), [("x-end".to_owned(), b"1".to_vec())]);
+    }
+
+    #[test]
+    fn of_a_proxys_headers_only_those_for_one_hop_are_left_out() {
+        let lines: [(&str, &[u8]); 6] = [
+            ("proxy-connection", b"keep-alive"),
+            ("proxy-authorization", b"Basic eA=="),
+            ("proxy-authenticate", b"Basic"),
+            ("proxy-authentication-info", b"x"),
+            ("proxy-status", b"cache; hit"),
+            ("proxy-features", b"x"),
+        ];
+        let names: Vec<_> = kept(&lines, true).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["proxy-status", "proxy-features"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | connections | the accept loop (`server`) stops accepting |
 //! | time to the first byte, to the complete head, between requests | `connection`, by the longest `readTimeout` of the routes |
-//! | size of a head | hyper by the listener's largest limit, `handler` by the route's: 431 |
+//! | size of a head | `handler` by the route's limit, hyper a little above the largest: 431 |
 //! | requests and bytes in flight, size of a body, time for it | `admission`, by route: 503, 413, 408 |
 //! | time of a publish | the publisher's deadline |
 //! | time to write an answer, and to close | `socket` |

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Version;
 use http::header::HeaderMap;
 use http::request::Parts;
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use uuid::Uuid;
 
-use super::headers::stored;
+use super::headers::{join_cookies, stored};
 use super::routes::Rule;
 use crate::core::message::{Carried, Message, MessageId, Origin};
 use crate::expression::{Applied, Content, Context, MessageScope, Scope};
@@ -28,7 +29,10 @@ pub(super) struct Received {
 }
 
 impl Received {
-    pub(super) fn new(parts: Parts, body: Bytes) -> Self {
+    pub(super) fn new(mut parts: Parts, body: Bytes) -> Self {
+        if parts.version >= Version::HTTP_2 {
+            join_cookies(&mut parts.headers);
+        }
         let mut buffer = Uuid::encode_buffer();
         let id: &str = Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
         Self { parts, body, id: MessageId::new(id), timestamp: Timestamp::now(), is_json: None, view: None }

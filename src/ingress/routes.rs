@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::admission::Budget;
+use super::admission::{Budget, InFlight};
 use super::answer::{AnswerError, AnswerTemplate, Text};
 use super::problem::Problem;
 use super::schema::Schema;
@@ -27,16 +27,18 @@ pub struct RouteInput {
     pub publishers: BTreeMap<String, Arc<Publisher>>,
     /// Its metrics.
     pub metrics: RouteMetrics,
-    /// Its counters; the same ones go into the next table when the plan changes.
+    /// What is counted of it; goes into the next table when the plan changes, so that a reload forgets nothing that
+    /// is in flight.
     pub counters: Arc<RouteCounters>,
 }
 
-/// What became of the requests of a route since the process started.
+/// What became of the requests of a route since the process started, and what is in flight now.
 #[derive(Debug, Default)]
 pub struct RouteCounters {
     pub(super) accepted: AtomicU64,
     pub(super) rejected: AtomicU64,
     pub(super) failed: AtomicU64,
+    in_flight: Arc<InFlight>,
 }
 
 impl RouteCounters {
@@ -108,7 +110,7 @@ pub enum RuleError {
 pub(super) struct Route {
     pub(super) name: String,
     pub(super) limits: Limits,
-    pub(super) budget: Arc<Budget>,
+    pub(super) budget: Budget,
     pub(super) metrics: RouteMetrics,
     pub(super) counters: Arc<RouteCounters>,
     /// The last publish failed: said once in the log, not once a request.
@@ -168,6 +170,20 @@ pub(super) struct NoRule {
 }
 
 impl RouteTable {
+    /// Whether a route compiles, before anything is declared for it.
+    pub fn check(plan: &IngressPlan) -> Result<(), RouteError> {
+        for rule in &plan.rules {
+            let known = plan.stores.contains_key(&rule.store);
+            let checked = if known { Compiled::of(rule).map(drop) } else { Err(RuleError::Store(rule.store.clone())) };
+            checked.map_err(|reason| RouteError {
+                route: plan.object.slashed(),
+                rule: rule.name.clone(),
+                reason: Box::new(reason),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Compiles routes into one table. The order of the routes matters only where they overlap.
     pub fn compile(inputs: Vec<RouteInput>) -> Result<Self, RouteError> {
         let mut rules = Vec::new();
@@ -176,7 +192,11 @@ impl RouteTable {
             let (plan, publishers) = (input.plan, input.publishers);
             let route = Arc::new(Route {
                 name: plan.object.slashed(),
-                budget: Budget::new(u64::from(plan.limits.max_in_flight), plan.limits.max_in_flight_bytes),
+                budget: Budget::new(
+                    input.counters.in_flight.clone(),
+                    u64::from(plan.limits.max_in_flight),
+                    plan.limits.max_in_flight_bytes,
+                ),
                 limits: plan.limits,
                 metrics: input.metrics,
                 counters: input.counters,
@@ -298,12 +318,21 @@ fn listener_limits(routes: &[Arc<Route>]) -> ListenerLimits {
         .unwrap_or(NO_ROUTES)
 }
 
-impl Rule {
-    fn compile(
-        plan: RulePlan,
-        route: &Arc<Route>,
-        publishers: &BTreeMap<String, Arc<Publisher>>,
-    ) -> Result<Self, RuleError> {
+/// What a rule comes to without its route and its store.
+struct Compiled {
+    pattern: PathPattern,
+    methods: Vec<Method>,
+    when: Option<Condition>,
+    routing_key: Option<Text>,
+    transform: Option<Transform>,
+    schema: Option<Schema>,
+    accepted: AnswerTemplate,
+    invalid: AnswerTemplate,
+    store_failed: AnswerTemplate,
+}
+
+impl Compiled {
+    fn of(plan: &RulePlan) -> Result<Self, RuleError> {
         if plan.reply_timeout.is_some() {
             return Err(RuleError::Reply);
         }
@@ -313,21 +342,43 @@ impl Rule {
             .iter()
             .map(|name| Method::from_bytes(name.as_bytes()).map_err(|_| RuleError::Method(name.clone())));
         Ok(Self {
-            label: format!("{}/{}", route.name, plan.name),
             pattern: PathPattern::parse(&plan.path)?,
             methods: methods.collect::<Result<_, _>>()?,
             when: plan.when.as_deref().map(Condition::compile).transpose().map_err(RuleError::When)?,
             routing_key: plan.routing_key.as_deref().map(Text::compile).transpose().map_err(RuleError::RoutingKey)?,
             transform: compile_transform(&plan.transform)?,
             schema: plan.schema.as_ref().map(Schema::compile).transpose().map_err(RuleError::Schema)?,
-            json: plan.body == BodyKind::Json || plan.schema.is_some(),
-            forward_credentials: plan.forward_credentials,
-            publisher: publishers.get(&plan.store).cloned().ok_or_else(|| RuleError::Store(plan.store.clone()))?,
             accepted: answer("accepted", &plan.accepted)?,
             invalid: answer("invalid", &plan.invalid)?,
             store_failed: answer("storeFailed", &plan.store_failed)?,
+        })
+    }
+}
+
+impl Rule {
+    fn compile(
+        plan: RulePlan,
+        route: &Arc<Route>,
+        publishers: &BTreeMap<String, Arc<Publisher>>,
+    ) -> Result<Self, RuleError> {
+        let Compiled { pattern, methods, when, routing_key, transform, schema, accepted, invalid, store_failed } =
+            Compiled::of(&plan)?;
+        Ok(Self {
+            label: format!("{}/{}", route.name, plan.name),
+            json: plan.body == BodyKind::Json || plan.schema.is_some(),
+            forward_credentials: plan.forward_credentials,
+            publisher: publishers.get(&plan.store).cloned().ok_or_else(|| RuleError::Store(plan.store.clone()))?,
             consumes: plan.consumes,
             route: route.clone(),
+            pattern,
+            methods,
+            when,
+            routing_key,
+            transform,
+            schema,
+            accepted,
+            invalid,
+            store_failed,
         })
     }
 

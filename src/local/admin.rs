@@ -95,7 +95,7 @@ fn router(served: Served, bound: SocketAddr) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/metrics", get(scrape))
-        .route("/livez", get(async || "ok\n"))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/processors/{name}/reactivate", post(reactivate_short))
         .route("/processors/{namespace}/{name}/reactivate", post(reactivate_full))
@@ -141,6 +141,15 @@ async fn status(State(served): State<Served>) -> Response {
 async fn scrape(State(served): State<Served>) -> Response {
     let text = served.supervisor.scrape().await;
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
+async fn live(State(served): State<Served>) -> Response {
+    if served.supervisor.has_lost_a_part() {
+        (StatusCode::INTERNAL_SERVER_ERROR, "a part of this process has ended; it must be started again\n")
+            .into_response()
+    } else {
+        "ok\n".into_response()
+    }
 }
 
 async fn ready(State(served): State<Served>) -> Response {

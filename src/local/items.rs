@@ -77,6 +77,7 @@ pub(super) fn route(object: &RouteObject, address: &str, now: Timestamp) -> Item
     verdict.references(None);
     verdict.brokers(object.route.stores.iter().map(|(name, store)| (name.as_str(), connection(&**store))));
     verdict.degraded(None);
+    verdict.never_paused();
     let status = IngressRouteStatus {
         address: Some(address.to_owned()),
         conditions: verdict.finish(None, "Ready"),
@@ -190,6 +191,7 @@ fn processor_verdict(
     });
     let lost = format!("{} answers could not be stored in spec.response.storeRef", standing.responses_lost);
     verdict.degraded((standing.responses_lost > 0).then_some(("ResponsesLost", lost.as_str())));
+    verdict.never_paused();
     let remedy = format!(
         "it stopped at a message that failed; repair the cause, then `stagepost reactivate {}`",
         object.facts.name

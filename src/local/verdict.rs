@@ -4,7 +4,7 @@
 //! name the object and the remedy.
 
 use crate::api::condition::{
-    ACCEPTED, BROKER_CONNECTED, Condition, DEGRADED, DELIVERING, READY, RESOLVED_REFS, TARGET_REACHABLE, Time,
+    ACCEPTED, BROKER_CONNECTED, Condition, DEGRADED, DELIVERING, PAUSED, READY, RESOLVED_REFS, TARGET_REACHABLE, Time,
 };
 use crate::forwarder::Hindrance;
 use crate::store::{Connection, Fault, StoreError};
@@ -80,6 +80,11 @@ impl Verdict {
             Delivering::Hindered(hindrance) => (false, hindrance.as_str(), explain(hindrance)),
         };
         self.say(DELIVERING, Some(holds), reason, message);
+    }
+
+    /// Only a controller can be told to leave an object alone; edited files are always taken over.
+    pub(super) fn never_paused(&mut self) {
+        self.say(PAUSED, Some(false), "NotPaused", "");
     }
 
     /// Works, but not as it should.

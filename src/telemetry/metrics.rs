@@ -4,8 +4,9 @@
 //! Each object takes its handles once, when it is loaded; a message then costs atomic additions only. The same
 //! counters feed the status, so the two can't disagree.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +79,19 @@ impl<M: Clone> Labelled<M> {
     }
 }
 
+/// Whether an object is still there. What of it ends later must not bring its series back.
+#[derive(Debug, Clone, Default)]
+struct Life(Arc<AtomicBool>);
+
+impl Life {
+    fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Of each object, by label and name.
+type Lives = Arc<Mutex<HashMap<(&'static str, String), Life>>>;
+
 fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
@@ -87,6 +101,7 @@ fn seconds() -> Histogram {
 pub struct Metrics {
     registry: Arc<Registry>,
     families: Families,
+    lives: Lives,
 }
 
 #[derive(Clone)]
@@ -129,7 +144,7 @@ impl Default for Metrics {
             responses_lost: Labelled::new(Counter::default),
             replies: Labelled::new(Counter::default),
         };
-        Self { registry: Arc::new(register(&families)), families }
+        Self { registry: Arc::new(register(&families)), families, lives: Lives::default() }
     }
 }
 
@@ -178,6 +193,11 @@ impl Metrics {
         text
     }
 
+    fn life(&self, label: &'static str, name: &str) -> Life {
+        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.entry((label, name.to_owned())).or_default().clone()
+    }
+
     /// The handles of one IngressRoute. `name` is `<namespace>/<name>`.
     pub fn route(&self, name: &str) -> RouteMetrics {
         let of = &self.families;
@@ -187,6 +207,7 @@ impl Metrics {
             common: [(200, counter("200")), (202, counter("202")), (503, counter("503"))],
             in_flight: of.ingress_in_flight.of([("route", name)]),
             replies: of.replies.clone(),
+            life: self.life("route", name),
             name: Arc::from(name),
         }
     }
@@ -205,6 +226,7 @@ impl Metrics {
             backlog: of.backlog.of([("store", name)]),
             possible_duplicates: of.possible_duplicates.of([("store", name), ("cause", "failover")]),
             connected: of.broker_connected.clone(),
+            life: self.life("store", name),
             name: Arc::from(name),
         }
     }
@@ -225,16 +247,22 @@ impl Metrics {
             returned: settled("returned"),
             in_flight: of.in_flight.of(one),
             stale_keep_alive: of.possible_duplicates.of([("processor", name), ("cause", "stale_keep_alive")]),
+            redelivered: of.possible_duplicates.of([("processor", name), ("cause", "redelivered")]),
             oldest_taken_age: of.oldest_taken_age.of(one),
             dead_letters: of.dead_letters.of(one),
             responses_lost: of.responses_lost.of(one),
             state: of.processor_state.clone(),
+            life: self.life("processor", name),
             name: Arc::from(name),
         }
     }
 
     /// Forgets an object that is gone. `label` is `route`, `store` or `processor`.
     pub fn forget(&self, label: &'static str, name: &str) {
+        let life = self.lives.lock().unwrap_or_else(PoisonError::into_inner).remove(&(label, name.to_owned()));
+        if let Some(Life(is_over)) = life {
+            is_over.store(true, Ordering::Release);
+        }
         let of = &self.families;
         for counters in [&of.ingress_requests, &of.stored, &of.attempts, &of.settled, &of.possible_duplicates] {
             counters.forget(label, name);
@@ -262,6 +290,7 @@ pub struct RouteMetrics {
     /// Requests being handled.
     pub in_flight: Gauge,
     replies: Counters,
+    life: Life,
     name: Arc<str>,
 }
 
@@ -270,12 +299,16 @@ impl RouteMetrics {
     pub fn answered(&self, status: u16) {
         match self.common.iter().find(|(code, _)| *code == status) {
             Some((_, counter)) => counter.inc(),
+            None if self.life.is_over() => 0,
             None => self.requests.of([("route", &self.name), ("code", &status.to_string())]).inc(),
         };
     }
 
     /// Counts one reply, by a label of a closed set (`answered`, `timed_out`, `late`, `duplicate`).
     pub fn reply(&self, result: &'static str) {
+        if self.life.is_over() {
+            return;
+        }
         self.replies.of([("route", &self.name), ("result", result)]).inc();
     }
 }
@@ -300,6 +333,7 @@ pub struct StoreMetrics {
     /// A failover took a second copy of what may have been stored.
     pub possible_duplicates: Counter,
     connected: Gauges,
+    life: Life,
     name: Arc<str>,
 }
 
@@ -318,6 +352,9 @@ impl StoreMetrics {
 
     /// Says whether the broker is connected, for a role (`publish` or `consume`).
     pub fn connected(&self, role: &'static str, up: bool) {
+        if self.life.is_over() {
+            return;
+        }
         self.connected.of([("store", &self.name), ("role", role)]).set(i64::from(up));
     }
 }
@@ -343,6 +380,8 @@ pub struct ProcessorMetrics {
     pub in_flight: Gauge,
     /// Attempts repeated because a reused connection was closed under them.
     pub stale_keep_alive: Counter,
+    /// Attempts on messages that somebody who is gone had in his hands, and may have delivered.
+    pub redelivered: Counter,
     /// Seconds.
     pub oldest_taken_age: Gauge,
     /// Messages in the dead letter store.
@@ -350,6 +389,7 @@ pub struct ProcessorMetrics {
     /// Answers that could not be stored.
     pub responses_lost: Counter,
     state: Gauges,
+    life: Life,
     name: Arc<str>,
 }
 
@@ -359,13 +399,16 @@ impl ProcessorMetrics {
         self.attempt_seconds.observe(elapsed.as_secs_f64());
         if outcome == "2xx" {
             self.succeeded.inc();
-        } else {
+        } else if !self.life.is_over() {
             self.attempts.of([("processor", &self.name), ("outcome", outcome)]).inc();
         }
     }
 
     /// Shows `state`, and no other of the states it may be in.
     pub fn state(&self, state: &'static str) {
+        if self.life.is_over() {
+            return;
+        }
         for known in ["Active", "Suspended", "Deactivated", "Pending"] {
             self.state.of([("processor", &self.name), ("state", known)]).set(i64::from(known == state));
         }
@@ -401,8 +444,22 @@ mod tests {
     #[test]
     fn an_object_that_is_gone_is_forgotten() {
         let metrics = Metrics::default();
-        metrics.processor("shop/settle").delivered.inc();
+        let (processor, route) = (metrics.processor("shop/settle"), metrics.route("shop/orders"));
+        let store = metrics.store("shop/orders");
+        processor.delivered.inc();
         metrics.forget("processor", "shop/settle");
-        assert!(!metrics.encode().contains("shop/settle"));
+        metrics.forget("route", "shop/orders");
+        metrics.forget("store", "shop/orders");
+        // What was under way ends later.
+        processor.attempted("5xx", Duration::ZERO);
+        processor.state("Pending");
+        route.answered(404);
+        route.reply("late");
+        store.connected("publish", true);
+        store.published("ok", Duration::ZERO);
+        assert!(!metrics.encode().contains("shop/"), "{}", metrics.encode());
+        // One that comes under the same name counts anew.
+        metrics.processor("shop/settle").attempted("5xx", Duration::ZERO);
+        assert!(metrics.encode().contains(r#"stagepost_attempts_total{processor="shop/settle",outcome="5xx"} 1"#));
     }
 }

@@ -7,6 +7,8 @@ use crate::support::load::Load;
 use crate::support::{Hit, Random, Recorder, Reply, Setup, Stagepost, alone, beside_others, manifest, millis, seconds};
 
 const KILLS: u32 = 20;
+/// Attempts side by side.
+const CONCURRENCY: usize = 16;
 /// An acknowledgement is durable within 10 ms; the rest is the disk's time to write it.
 const SETTLED_WITHIN: Duration = millis(50);
 
@@ -70,19 +72,43 @@ fn assert_duplicates_are_explained(hits: &[Hit], kills: &[Instant]) {
     }
 }
 
+/// Repetitions by the kill before them: first those whose attempt was in flight at the kill, then those that had been
+/// answered just before.
+fn duplicates_per_kill(hits: &[Hit], kills: &[Instant]) -> Vec<(usize, usize)> {
+    let mut by_body: std::collections::BTreeMap<&[u8], Vec<&Hit>> = std::collections::BTreeMap::new();
+    for hit in hits {
+        by_body.entry(&hit.body).or_default().push(hit);
+    }
+    let mut counts = vec![(0, 0); kills.len()];
+    for pair in by_body.values().flat_map(|hits| hits.windows(2)) {
+        let Some(at) = kills.iter().rposition(|kill| *kill <= pair[1].at) else { continue };
+        if pair[0].answered.is_some_and(|answered| answered < kills[at]) {
+            counts[at].1 += 1;
+        } else {
+            counts[at].0 += 1;
+        }
+    }
+    counts
+}
+
 #[test]
 fn ten_thousand_messages_from_32_connections_survive_twenty_kills() {
     let _machine = alone();
     let target = Recorder::start();
-    let spec = "ordering: None\nconcurrency: 16";
-    let mut run = Setup::manifests(manifest::line(&target.url(), spec)).start();
+    let spec = format!("ordering: None\nconcurrency: {CONCURRENCY}");
+    let mut run = Setup::manifests(manifest::line(&target.url(), &spec)).start();
     let mut load = Load::start(&run, 32, 313, millis(20));
     let (hits, kills) = kill_under_load(&mut run, &target, &mut load);
     assert!(load.checker().sent() >= 10_000);
     let verdict = judge(load.checker(), &hits);
     assert_duplicates_are_explained(&hits, &kills);
     let twice: usize = verdict.duplicated.values().map(|count| count - 1).sum();
-    println!("{twice} duplicates over {KILLS} kills at 16 in flight");
+    let per_kill = duplicates_per_kill(&hits, &kills);
+    println!(
+        "{twice} duplicates over {KILLS} kills at {CONCURRENCY} in flight; (in flight, settled) per kill: {per_kill:?}"
+    );
+    assert!(per_kill.iter().all(|(in_flight, _)| *in_flight <= CONCURRENCY), "{per_kill:?}");
+    assert_eq!(per_kill.iter().map(|(in_flight, settled)| in_flight + settled).sum::<usize>(), twice);
     assert_eq!(run.depth("box"), 0);
 }
 

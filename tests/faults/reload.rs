@@ -132,6 +132,50 @@ fn objects_of_each_kind_come_and_go_under_load_and_a_removed_store_keeps_its_que
 }
 
 #[test]
+fn edits_of_a_store_under_load_lose_nothing() {
+    let _machine = beside_others();
+    let (first, second) = (Recorder::start(), Recorder::start());
+    let run = two_lines(&first, &second);
+    let mut load = Load::start(&run, 8, 0, millis(2));
+    for (generation, deadline) in [(2, "20s"), (3, "5s"), (4, "10s")] {
+        std::thread::sleep(millis(700));
+        let spec = format!("queue: {{}}\ndeadline: {deadline}\nretry: {{maxRetries: {generation}}}");
+        run.write("store.yaml", &manifest::store("box", &spec));
+        run.await_status("MessageStore", "box", seconds(5), |status| status["observedGeneration"] == generation);
+        let before = first.count();
+        eventually("delivery goes on", seconds(5), || (first.count() > before + 5).then_some(()));
+    }
+    load.finish();
+    settled(&run);
+    all_came_once(load.checker(), &[&first]);
+}
+
+#[test]
+fn a_processor_that_is_removed_under_load_leaves_its_messages_to_the_next() {
+    let _machine = beside_others();
+    let first = Recorder::answering(|_| Reply::status(200).after(millis(5)));
+    let (second, other) = (Recorder::start(), Recorder::start());
+    let run = two_lines(&first, &second);
+    let mut load = Load::start(&run, 4, 0, millis(2));
+    for target in [&first, &other] {
+        std::thread::sleep(millis(700));
+        run.remove("processor.yaml");
+        run.await_status("ForwardingProcessor", "out", seconds(5), Value::is_null);
+        // The attempts in flight have ended by then; the status shows a removed one no more.
+        std::thread::sleep(millis(300));
+        let (before, waiting) = (first.count() + other.count(), run.depth("box"));
+        eventually("what is accepted waits", seconds(5), || (run.depth("box") > waiting).then_some(()));
+        assert_eq!(first.count() + other.count(), before, "an attempt of a removed processor");
+        run.write("processor.yaml", &manifest::processor("out", "box", &target.url(), STEADY));
+        let before = target.count();
+        eventually("delivery goes on", seconds(5), || (target.count() > before + 20).then_some(()));
+    }
+    load.finish();
+    settled(&run);
+    all_came_once(load.checker(), &[&first, &other]);
+}
+
+#[test]
 fn an_invalid_edit_is_reported_and_the_old_manifests_stay_in_force() {
     let _machine = beside_others();
     let (first, second) = (Recorder::start(), Recorder::start());

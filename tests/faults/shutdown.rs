@@ -43,6 +43,31 @@ fn b11_requests_in_flight_at_sigterm_are_answered_and_what_was_answered_202_is_s
 }
 
 #[test]
+fn no_attempt_starts_after_sigterm_while_a_slow_caller_is_still_sending() {
+    let _machine = beside_others();
+    let target = Recorder::answering(|_| Reply::status(200).after(millis(300)));
+    let mut run = Setup::manifests(manifest::line(&target.url(), "")).start();
+    for number in 0..20 {
+        assert_eq!(run.post("/in", &[], format!("message {number}")).status, 202);
+    }
+    let mut caller = Connection::open(run.listen()).unwrap();
+    caller.send_raw(b"POST /in HTTP/1.1\r\nHost: stagepost\r\nContent-Length: 4\r\n\r\nhe").unwrap();
+    target.await_hits(2, seconds(5));
+    run.signal_term();
+    eventually("it has seen the signal", seconds(5), || (run.get("/readyz").status != 200).then_some(()));
+    let started = target.count();
+    std::thread::sleep(seconds(2));
+    assert_eq!(target.count(), started, "an attempt started after the signal");
+    caller.send_raw(b"re").unwrap();
+    assert_eq!(caller.answer().expect("a request in flight is answered").status, 202);
+    assert_eq!(run.await_exit(seconds(10)).code(), Some(0), "a clean drain");
+    run.launch();
+    target.await_hits(21, seconds(20));
+    let once: std::collections::BTreeSet<String> = target.texts().into_iter().collect();
+    assert_eq!((once.len(), target.count()), (21, 21), "everything came, and once");
+}
+
+#[test]
 fn b11_keep_alive_callers_see_answers_until_the_end_and_then_a_closed_door() {
     let _machine = beside_others();
     let target = Recorder::start();

@@ -329,6 +329,25 @@ async fn retry_after_of_429_and_503_pauses_everything_and_other_waits_only_the_m
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_the_pause_that_was_asked_for_holds_up_the_others() {
+    for (asked, expected) in [("2", [0.0, 2.0, 2.0, 30.0]), ("0", [0.0, 0.0, 0.0, 30.0])] {
+        let mut plan = plan();
+        plan.ordering = stagepost::plan::OrderingPlan::None;
+        plan.policy.backoff.interval = seconds(30);
+        let target = ScriptedTarget::new(move |hit| {
+            let first = hit.id == "1" && hit.attempt == 1;
+            if first { (Duration::ZERO, response_with(503, "retry-after", asked)) } else { at_once(202) }
+        });
+        let bench = Bench::new(plan, target);
+        bench.put([1, 2, 3]);
+        let _forwarder = bench.start();
+        bench.drained().await;
+        assert_eq!(bench.target.asked(), ["1:1", "2:1", "3:1", "1:2"]);
+        assert_eq!(bench.target.seconds(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_connection_overlaps_nothing_keeps_order_and_goes_on_counting() {
     let target = ScriptedTarget::new(|hit| (seconds(2), response(if hit.attempt < 3 { 500 } else { 202 })));
     let bench = Bench::new(plan(), target);
@@ -413,4 +432,54 @@ async fn a_reactivation_while_the_record_cannot_be_read_says_what_came_of_it() {
     pass(seconds(30)).await;
     // Attempt 1 again: the human wanted it.
     assert_eq!(short.target.asked(), ["1:1", "1:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reactivation_while_the_record_is_on_its_way_takes_the_deactivation_back() {
+    let bench = Bench::new(on_failure(OnFailure::Deactivate), ScriptedTarget::answering(404));
+    bench.source.fail_record(Some(StoreError::NotConnected("down".into())));
+    bench.put([1]);
+    let forwarder = bench.start();
+    pass(seconds(10)).await;
+    assert_eq!(forwarder.report().hindrance, Some(Hindrance::DeactivationNotStored));
+    forwarder.reactivate().await.unwrap();
+    pass(seconds(5)).await;
+    assert_eq!(bench.target.asked(), ["1:1", "1:1"]);
+    assert_eq!(bench.source.ids(), ["1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_batch_nothing_is_delivered_before_a_deactivation_is_stored_either() {
+    let mut plan = on_failure(OnFailure::Deactivate);
+    plan.poll = Some(poll(every_two_seconds()));
+    let mut bench = Bench::new(plan, ScriptedTarget::answering(404));
+    bench.hold_limit = seconds(60);
+    bench.source.fail_record(Some(StoreError::Disk("full".into())));
+    bench.put([1, 2]);
+    let forwarder = bench.start();
+    pass(seconds(300)).await;
+    assert_eq!(bench.target.hits().len(), 1);
+    bench.source.fail_record(None);
+    deactivated(&forwarder).await;
+    assert_eq!(bench.target.hits().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_on_what_others_may_have_delivered_is_counted_and_on_what_we_returned_it_is_not() {
+    let counted = |bench: &Bench| {
+        let line = r#"stagepost_possible_duplicates_total{processor="shop/settle",cause="redelivered"} "#;
+        let text = bench.metrics.encode();
+        text.lines().find_map(|found| found.strip_prefix(line)).map(str::to_owned)
+    };
+    let target = ScriptedTarget::new(|hit| at_once(if hit.id == "1" && hit.attempt < 4 { 500 } else { 202 }));
+    let mut bench = Bench::new(plan(), target);
+    bench.hold_limit = seconds(5);
+    bench.put([1, 2]);
+    let _forwarder = bench.start();
+    bench.drained().await;
+    assert!(bench.source.log().contains(&Event::Returned(2)));
+    assert_eq!(counted(&bench).as_deref(), Some("0"));
+    bench.source.put_redelivered(message(3));
+    bench.drained().await;
+    assert_eq!(counted(&bench).as_deref(), Some("1"));
 }

@@ -132,6 +132,48 @@ async fn large_messages_are_returned_together_and_taken_in_small_numbers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_transform_made_counts_among_what_is_held() {
+    let mut plan = unordered(2);
+    // 4 MB of 1 byte: the 64 MiB are full at the 17th.
+    let template = "{% set part = 'x' * 1000000 %}{{ part }}{{ part }}{{ part }}{{ part }}";
+    plan.transform = vec![stagepost::expression::Step::SetBody { template: template.into() }];
+    let target = ScriptedTarget::new(|hit| at_once(if hit.attempt == 1 { 500 } else { 202 }));
+    let bench = Bench::new(plan, target);
+    bench.put(1..=40);
+    let forwarder = bench.start();
+    until(|| bench.source.log().iter().any(|event| matches!(event, Event::Returned(_)))).await;
+    let made = bench.target.hits().len();
+    assert!((17..=19).contains(&made), "{made} results were held");
+    until(|| bench.source.log().contains(&Event::Attached(2))).await;
+    bench.drained().await;
+    assert_eq!(forwarder.report().delivered, 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_narrow_window_becomes_wide_again_under_load() {
+    // Of different lengths, so that something is always under way.
+    let target = ScriptedTarget::new(|hit| {
+        let number: u64 = hit.id.parse().unwrap();
+        (millis(400 + 37 * (number % 7)), response(202))
+    });
+    let bench = Bench::new(unordered(4), target);
+    for id in 1..=12 {
+        let mut large = message(id);
+        large.body = vec![0; 8 * 1024 * 1024].into();
+        bench.source.put(large);
+    }
+    bench.put(13..=2000);
+    let _forwarder = bench.start();
+    pass(seconds(90)).await;
+    assert!(!bench.source.messages().is_empty(), "still under load");
+    let windows: Vec<Event> =
+        bench.source.log().into_iter().filter(|event| matches!(event, Event::Attached(_))).collect();
+    assert_eq!(windows, [Event::Attached(64), Event::Attached(4), Event::Attached(64)]);
+    bench.drained().await;
+    assert_eq!(bench.target.hits().len(), 2000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn c14_several_that_fail_at_once_deactivate_once_and_lose_nothing() {
     let target = ScriptedTarget::new(|_| (seconds(1), response(410)));
     let mut plan = ForwarderPlan { concurrency: 4, ..on_failure(OnFailure::Deactivate) };

@@ -1,5 +1,6 @@
 //! Ticks, batches, gaps.
 
+use stagepost::forwarder::Hindrance;
 use stagepost::plan::{ForwarderPlan, PollPlan, SchedulePlan};
 use stagepost::store::StoreError;
 
@@ -138,6 +139,59 @@ async fn a_connection_lost_in_a_batch_loses_nothing_and_keeps_the_order() {
     let ids: Vec<String> = (1..=9).map(|id| id.to_string()).collect();
     assert_eq!(bench.source.acked(), ids);
     assert_eq!(bench.target.hits().len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_goes_on_when_a_lost_connection_is_back() {
+    let target = ScriptedTarget::new(|_| (millis(300), response(202)));
+    let bench = Bench::new(polling(every(600_000), Some(3), 0), target);
+    bench.put(1..=4);
+    let _forwarder = bench.start();
+    pass(millis(400)).await;
+    bench.source.break_connection();
+    bench.source.fail_consume(Some(StoreError::NotConnected("gone".into())));
+    pass(seconds(30)).await;
+    bench.source.fail_consume(None);
+    pass(seconds(60)).await;
+    assert_eq!(bench.source.acked(), ["1", "2", "3"]);
+    assert_eq!(bench.target.hits().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_that_passed_while_deactivated_are_not_made_up_for() {
+    let hourly = SchedulePlan::Cron { expression: "0 0 * * * ?".into(), time_zone: "UTC".into() };
+    let bench = Bench::new(polling(hourly, Some(1), 0), ScriptedTarget::answering(202));
+    bench.put([1]);
+    bench.source.set_record(Some(stagepost::core::deactivation::Deactivation {
+        uid: String::new(),
+        time: jiff::Timestamp::UNIX_EPOCH,
+        message_id: "1".into(),
+        reason: "MaxRedeliveries".into(),
+        message: String::new(),
+        attempts: 1,
+    }));
+    let forwarder = bench.start();
+    deactivated(&forwarder).await;
+    pass(seconds(5400)).await;
+    forwarder.reactivate().await.unwrap();
+    bench.drained().await;
+    assert_eq!(bench.target.seconds(), [7200.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_that_passed_while_the_source_was_away_are_skipped_and_its_return_is_said_at_once() {
+    let hourly = SchedulePlan::Cron { expression: "0 0 * * * ?".into(), time_zone: "UTC".into() };
+    let bench = Bench::new(polling(hourly, Some(1), 0), ScriptedTarget::answering(202));
+    bench.put([1]);
+    bench.source.fail_reading(Some(StoreError::NotConnected("gone".into())));
+    let forwarder = bench.start();
+    pass(seconds(5400)).await;
+    assert_eq!(forwarder.report().hindrance, Some(Hindrance::SourceUnavailable));
+    bench.source.fail_reading(None);
+    pass(seconds(60)).await;
+    assert_eq!(forwarder.report().hindrance, None);
+    bench.drained().await;
+    assert_eq!(bench.target.seconds(), [7200.0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,6 +41,7 @@ struct Inner {
     publish_error: Option<PublishError>,
     consume_error: Option<StoreError>,
     record_error: Option<StoreError>,
+    reading_error: Option<StoreError>,
     record: Option<Deactivation>,
     log: Vec<(u64, Event)>,
     polls: u32,
@@ -164,6 +165,11 @@ impl Core {
         self.inner().record_error = error;
     }
 
+    /// The record can't be read.
+    pub(crate) fn fail_reading(&self, error: Option<StoreError>) {
+        self.inner().reading_error = error;
+    }
+
     pub(crate) fn record(&self) -> Option<Deactivation> {
         self.inner().record.clone()
     }
@@ -250,7 +256,10 @@ impl MessageStore for MemoryStore {
     }
 
     fn deactivation<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<Deactivation>, StoreError>> {
-        Box::pin(async move { Ok(self.record()) })
+        Box::pin(async move {
+            let inner = self.inner();
+            inner.reading_error.clone().map_or_else(|| Ok(inner.record.clone()), Err)
+        })
     }
 
     fn deactivate<'a>(&'a self, _: &'a str, record: &'a Deactivation) -> BoxFuture<'a, Result<(), StoreError>> {

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use stagepost::ingress::Drained;
-use stagepost::plan::Limits;
+use stagepost::plan::{Limits, RulePlan};
 use tokio::net::TcpStream;
 
 use crate::harness::{Ingress, limits, rule};
@@ -174,4 +174,30 @@ async fn b11_a_stop_lets_streams_in_flight_end_in_their_answers() {
         assert_eq!(status.await.unwrap(), 202);
     }
     assert_eq!(ingress.stopped().await, Drained::Complete);
+}
+
+#[tokio::test]
+async fn cookies_that_came_as_several_fields_are_stored_as_one() {
+    let rule = RulePlan { forward_credentials: true, ..rule() };
+    let ingress = Ingress::start(vec![rule], limits()).await;
+    let mut sender = connect(&ingress).await;
+    let request = Request::post("http://a/orders").header("cookie", "a=1").header("x-a", "1").header("x-a", "2");
+    let request = request.header("cookie", "b=2").header("cookie", "c=3").body(Full::new(Bytes::new())).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 202);
+    let message = ingress.store.messages()[0].clone();
+    let values = |name| message.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(values("cookie"), ["a=1; b=2; c=3"]);
+    assert_eq!(values("x-a"), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_head_a_little_over_the_limit_is_refused_with_its_reason() {
+    let ingress = Ingress::start(vec![rule()], Limits { max_header_size: 16 * 1024, ..limits() }).await;
+    let mut sender = connect(&ingress).await;
+    let request = Request::post("http://a/orders").header("x-a", "x".repeat(17 * 1024));
+    let answer = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+    assert_eq!(
+        (answer.status(), &answer.headers()["content-type"]),
+        (431u16.try_into().unwrap(), &"application/problem+json".parse().unwrap())
+    );
 }

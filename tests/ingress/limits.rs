@@ -133,6 +133,40 @@ async fn a_head_over_the_limit_is_431() {
 }
 
 #[tokio::test]
+async fn a_431_says_why_and_is_counted() {
+    let ingress = Ingress::start(vec![rule()], Limits { max_header_size: 16 * 1024, ..limits() }).await;
+    let many: Vec<String> = (0..150).map(|number| format!("X-{number}: 1\r\n")).collect();
+    for lines in [format!("X-A: {}\r\n", "x".repeat(17 * 1024)), many.concat()] {
+        let reply = ingress.send(post_with(&lines, "x")).await;
+        assert_eq!((reply.status, reply.header("content-type")), (431, Some("application/problem+json")));
+        assert!(reply.closes() && reply.body.contains("header"), "{reply:?}");
+    }
+    assert_eq!(ingress.counters.rejected(), 2);
+    ingress.metric(r#"stagepost_ingress_requests_total{route="shop/desk",code="431"} 2"#).await;
+}
+
+#[tokio::test]
+async fn a_reload_forgets_nothing_that_is_in_flight() {
+    let bounded = Limits { max_in_flight: 2, ..limits() };
+    let ingress = Ingress::start(vec![rule()], bounded.clone()).await;
+    ingress.store.hold();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = ingress.connect().await;
+        client.write(post("held")).await;
+        held.push(client);
+    }
+    ingress.store.waiting(2).await;
+    ingress.reload(vec![rule()], bounded);
+    assert_eq!(ingress.post("one too many").await.status, 503);
+    ingress.store.release();
+    for mut client in held {
+        assert_eq!(client.answer().await.status, 202);
+    }
+    assert_eq!(ingress.post("again").await.status, 202);
+}
+
+#[tokio::test]
 async fn beyond_the_requests_in_flight_the_answer_is_503_at_once() {
     let ingress = Ingress::start(vec![rule()], Limits { max_in_flight: 2, ..limits() }).await;
     ingress.store.hold();

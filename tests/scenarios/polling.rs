@@ -75,6 +75,27 @@ fn r11_a_poll_of_five_with_a_gap_delivers_groups_of_five() {
 }
 
 #[test]
+fn r11_a_poll_each_second_of_five_with_a_gap_of_100_ms_delivers_groups_of_five() {
+    let target = Recorder::start();
+    let run = polling(&target, "interval: 1s, batchSize: 5, messageInterval: 100ms");
+    run.edit("stagepost.yaml", "poll:", "suspend: true\n  poll:");
+    run.await_state("out", "Suspended", seconds(5));
+    let sent = post_numbers(&run, 0..20);
+    // All twenty are there when the first tick comes.
+    run.edit("stagepost.yaml", "suspend: true", "suspend: false");
+    let hits = target.await_hits(20, seconds(15));
+    assert_eq!(target.texts(), sent);
+    for pair in hits.windows(2).enumerate().filter(|(at, _)| at % 5 != 4).map(|(_, pair)| pair) {
+        let gap = pair[1].at - pair[0].at;
+        assert!(gap >= millis(95) && gap <= millis(220), "inside a group {gap:?}");
+    }
+    for pair in hits.iter().step_by(5).collect::<Vec<_>>().windows(2) {
+        let period = pair[1].at - pair[0].at;
+        assert!(period >= millis(950) && period <= millis(1300), "ticks {period:?} apart");
+    }
+}
+
+#[test]
 fn r12_a_cron_batch_of_everything_runs_at_its_time_and_leaves_later_messages_to_the_next_tick() {
     let period = seconds(20);
     let target = Recorder::start();

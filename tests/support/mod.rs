@@ -8,6 +8,7 @@
 
 pub mod checker;
 pub mod curl;
+pub mod disk;
 pub mod http;
 pub mod load;
 pub mod manifest;

@@ -25,6 +25,7 @@ pub struct Setup {
     folder: Option<PathBuf>,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    data: Option<PathBuf>,
 }
 
 impl Setup {
@@ -47,6 +48,12 @@ impl Setup {
     #[must_use]
     pub fn service(self, name: &str, url: &str) -> Self {
         self.arg("--service").arg(&format!("{name}={url}"))
+    }
+
+    /// Another data folder than one that is deleted at the end.
+    #[must_use]
+    pub fn data(self, folder: PathBuf) -> Self {
+        Self { data: Some(folder), ..self }
     }
 
     /// One more argument of `run`.
@@ -179,13 +186,14 @@ impl Stagepost {
         assert!(self.child.is_none(), "it is still running");
         let from = self.output.lock().unwrap().len();
         let mut command = Command::new(BINARY);
-        command.arg("run").arg(self.manifests()).arg("--data").arg(self.dir.path().join("data"));
-        for (flag, default) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
+        let data = self.setup.data.clone().unwrap_or_else(|| self.dir.path().join("data"));
+        command.arg("run").arg(self.manifests()).arg("--data").arg(data);
+        for (flag, default) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0"), ("--log-format", "text")] {
             if !self.setup.args.iter().any(|arg| arg == flag) {
                 command.args([flag, default]);
             }
         }
-        command.args(&self.setup.args).args(["--log-format", "text"]).env("NO_COLOR", "1");
+        command.args(&self.setup.args).env("NO_COLOR", "1");
         command.envs(self.setup.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -12,13 +12,13 @@ use super::queue::{Queue, lock};
 use super::record;
 use super::shared::{Control, Publish};
 use crate::core::deactivation::Deactivation;
-use crate::core::message::{MAX_BODY_BYTES, Message};
+use crate::core::message::{MAX_BODY_BYTES, MAX_HEAD_BYTES, Message};
 use crate::core::topology::Topology;
 use crate::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
 
-/// How long a commit may take until its outcome counts as unknown: the default of a store's `confirmTimeout`.
-/// Reached only when the disk hangs.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a commit may take until its outcome counts as unknown: the default of a store's `confirmTimeout`, and of
+/// what is not a publish. Reached only when the disk hangs.
+pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A store.
 #[derive(Debug)]
@@ -27,11 +27,18 @@ pub(super) struct Handle {
     vhost: String,
     topology: Topology,
     queue: Option<Arc<Queue>>,
+    confirm_timeout: Duration,
 }
 
 impl Handle {
-    pub(super) fn new(inner: Arc<Inner>, vhost: &str, topology: &Topology, queue: Option<Arc<Queue>>) -> Self {
-        Self { inner, vhost: vhost.to_owned(), topology: topology.clone(), queue }
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        vhost: &str,
+        topology: &Topology,
+        queue: Option<Arc<Queue>>,
+        confirm_timeout: Duration,
+    ) -> Self {
+        Self { inner, vhost: vhost.to_owned(), topology: topology.clone(), queue, confirm_timeout }
     }
 
     /// Routes the message and hands it to the writer: from then on it is carried through.
@@ -55,6 +62,13 @@ impl Handle {
             return Err(PublishError::Unroutable(key.to_owned()));
         }
         let head = record::encode_head(&message).map_err(|error| PublishError::Invalid(error.to_string()))?;
+        // What a death adds is bounded, and a message that was stored must find its dead letter store.
+        if head.len() > MAX_HEAD_BYTES && message.death.is_none() {
+            return Err(PublishError::Invalid(format!(
+                "its headers have {} bytes, and the most is {MAX_HEAD_BYTES}",
+                head.len()
+            )));
+        }
         let (answer, answered) = oneshot::channel();
         self.inner.shared.publish(Publish { queues, head, message, answer })?;
         Ok(answered)
@@ -91,10 +105,10 @@ impl MessageStore for Handle {
     ) -> BoxFuture<'a, Result<(), PublishError>> {
         let submitted = self.submit(message, routing_key);
         Box::pin(async move {
-            match timeout(COMMIT_TIMEOUT, submitted?).await {
+            match timeout(self.confirm_timeout, submitted?).await {
                 Ok(Ok(result)) => result,
                 Ok(Err(_)) => Err(PublishError::Unknown("the store was closed meanwhile".to_owned())),
-                Err(_) => Err(PublishError::Unknown(format!("the disk took longer than {COMMIT_TIMEOUT:?}"))),
+                Err(_) => Err(PublishError::Unknown(format!("the disk took longer than {:?}", self.confirm_timeout))),
             }
         })
     }

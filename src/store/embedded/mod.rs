@@ -27,11 +27,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use self::folder::Folder;
-use self::handle::Handle;
+use self::handle::{COMMIT_TIMEOUT, Handle};
 use self::queue::lock;
 use self::shared::{Control, Shared};
 use self::topology::Routes;
@@ -51,6 +52,12 @@ mod shared;
 mod topology;
 mod transaction;
 mod writer;
+
+/// For the commit of a declaration, which may wait behind others.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For the last commits and closing the file. Both take milliseconds unless the disk hangs.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +111,15 @@ pub struct Broker {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<Running>>,
+}
+
+/// The writer's thread.
+#[derive(Debug)]
+struct Running {
+    thread: JoinHandle<()>,
+    /// Gets nothing; its other end goes with the thread.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Broker {
@@ -125,16 +140,35 @@ impl Broker {
         };
         let shared = Arc::new(Shared::new(folder, database, routes, deactivations));
         let writer = Writer::new(shared.clone(), commits);
-        let writer = thread::Builder::new()
+        let (ends, ended) = mpsc::sync_channel(0);
+        let watched = shared.clone();
+        let thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let _ends: mpsc::SyncSender<()> = ends;
+                // However it ends: nobody may wait for a writer that is gone.
+                let _abandon = Abandon(watched);
+                writer.run();
+            })
             .map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
-        Ok(Self { inner: Arc::new(Inner { shared, writer: Mutex::new(Some(writer)) }) })
+        Ok(Self { inner: Arc::new(Inner { shared, writer: Mutex::new(Some(Running { thread, ended })) }) })
+    }
+
+    /// As [`Broker::store_within`], with the default of `confirmTimeout`.
+    pub fn store(&self, vhost: &str, name: &str, topology: &Topology) -> Result<Arc<dyn MessageStore>, StoreError> {
+        self.store_within(vhost, name, topology, COMMIT_TIMEOUT)
     }
 
     /// Declares what is missing of the topology, unbinds what `name` had bound before and does not name any more, and
     /// returns the store. Blocks for one commit. Stores of one `vhost` share queues and exchanges by their names.
-    pub fn store(&self, vhost: &str, name: &str, topology: &Topology) -> Result<Arc<dyn MessageStore>, StoreError> {
+    /// A publish whose commit takes longer than `confirm_timeout` has an unknown outcome.
+    pub fn store_within(
+        &self,
+        vhost: &str,
+        name: &str,
+        topology: &Topology,
+        confirm_timeout: Duration,
+    ) -> Result<Arc<dyn MessageStore>, StoreError> {
         let (answer, answered) = mpsc::sync_channel(1);
         self.inner.shared.control(Control::Declare {
             vhost: vhost.to_owned(),
@@ -142,10 +176,13 @@ impl Broker {
             topology: topology.clone(),
             answer,
         })?;
-        answered.recv().map_err(|_| StoreError::Closed)??;
+        answered.recv_timeout(DECLARE_TIMEOUT).map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => StoreError::Disk(format!("no commit within {DECLARE_TIMEOUT:?}")),
+            mpsc::RecvTimeoutError::Disconnected => StoreError::Closed,
+        })??;
         let routes = self.inner.shared.routes.read().unwrap_or_else(PoisonError::into_inner);
         let queue = topology.queue.as_ref().and_then(|queue| routes.queue(vhost, &queue.name));
-        Ok(Arc::new(Handle::new(self.inner.clone(), vhost, topology, queue)))
+        Ok(Arc::new(Handle::new(self.inner.clone(), vhost, topology, queue, confirm_timeout)))
     }
 
     /// Bytes that the file takes, with the room in it that is free.
@@ -162,10 +199,24 @@ impl Broker {
 impl Inner {
     fn close(&self) {
         self.shared.stop();
-        if let Some(writer) = lock(&self.writer).take() {
-            // The writer catches what can panic in it; if it ended that way all the same, there is nothing left to do.
-            let _ = writer.join();
+        let Some(Running { thread, ended }) = lock(&self.writer).take() else { return };
+        if ended.recv_timeout(CLOSE_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            // What was confirmed is on the disk; the lock of the folder ends with the process.
+            let folder = self.shared.folder.path().display();
+            tracing::error!(%folder, "the disk did not take the last writes within {CLOSE_TIMEOUT:?}; not waiting for it");
+            return;
         }
+        // The writer catches what can panic in it; if it ended that way all the same, there is nothing left to do.
+        let _ = thread.join();
+    }
+}
+
+/// Tells everybody that the writer has ended.
+struct Abandon(Arc<Shared>);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 
@@ -184,3 +235,6 @@ fn read_deactivations(database: &Database) -> Result<HashMap<(String, String), D
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

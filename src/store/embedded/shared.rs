@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use redb::Database;
@@ -92,6 +92,12 @@ pub(super) enum Control {
         processor: String,
         answer: oneshot::Sender<Result<(), StoreError>>,
     },
+    /// What a bug would do.
+    #[cfg(test)]
+    Panic,
+    /// What a disk does that hangs.
+    #[cfg(test)]
+    Hang(std::time::Duration),
 }
 
 impl Shared {
@@ -184,6 +190,20 @@ impl Shared {
         self.inbox().stop = true;
         self.closed.store(true, Ordering::Release);
         self.wake.notify_one();
+    }
+
+    /// The writer has ended, as it was told to or by a bug: nothing is taken any more, and whoever waits is told.
+    pub(super) fn abandon(&self) {
+        self.stop();
+        let stopped = Inbox { stop: true, ..Inbox::default() };
+        let Inbox { controls, publishes, .. } = std::mem::replace(&mut *self.inbox(), stopped);
+        // Their callers wait for an answer that now can't come.
+        drop((controls, publishes));
+        self.connection.send_replace(Connection::Down(StoreError::Closed));
+        let queues: Vec<_> = self.routes.read().unwrap_or_else(PoisonError::into_inner).queues().cloned().collect();
+        for queue in queues {
+            queue.changed().notify_waiters();
+        }
     }
 
     /// Whether [`Self::stop`] was called.

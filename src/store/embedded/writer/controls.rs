@@ -18,6 +18,10 @@ impl Writer {
             Control::Reactivate { vhost, processor, answer } => {
                 let _ = answer.send(self.reactivate(vhost, processor));
             }
+            #[cfg(test)]
+            Control::Panic => panic!("a bug"),
+            #[cfg(test)]
+            Control::Hang(time) => std::thread::sleep(time),
         }
     }
 

@@ -115,14 +115,6 @@ impl Writer {
         }
         file::close(self.shared.database.write().unwrap_or_else(PoisonError::into_inner).take());
         self.shared.folder.unlock();
-        self.shared.connection.send_replace(Connection::Down(StoreError::Closed));
-        for queue in self.queues() {
-            queue.changed().notify_waiters();
-        }
-    }
-
-    fn queues(&self) -> Vec<Arc<Queue>> {
-        self.shared.routes.read().unwrap_or_else(PoisonError::into_inner).queues().cloned().collect()
     }
 
     fn wait(&self) -> Group {

@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::brokers::Place;
 use super::desired::{Desired, Processor};
@@ -25,8 +26,9 @@ use super::names::{InvalidFlag, Wanted, Which};
 use super::objects::{Facts, Objects, ProcessorObject, RouteObject, StoreObject};
 use super::stores::{Key, Stores};
 use crate::api::condition::{self, Condition};
+use crate::ingress::RouteTable;
 use crate::plan::keys::ManifestKeys;
-use crate::store::{Connection, StoreError};
+use crate::store::{Connection, MessageStore, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// For an object that left the manifests: above what any attempt takes.
@@ -44,7 +46,7 @@ pub struct Supervisor {
     /// The conditions as they were read last, for the times of their transitions.
     read: Mutex<BTreeMap<(&'static str, Key), Vec<Condition>>>,
     /// Processors that left the manifests and may still have an attempt under way.
-    leaving: Mutex<Vec<Arc<Keeper>>>,
+    leaving: Mutex<Vec<(Key, Arc<Keeper>)>>,
     ready: AtomicBool,
 }
 
@@ -111,8 +113,13 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Everything that can fail. Declaring is idempotent, so a change that fails later has changed nothing that counts.
+    /// Everything that can fail: first what leaves no trace, for declaring binds and unbinds queues that are in use.
     fn prepare(&self, desired: Desired, own: &[Key]) -> Result<Change, Vec<String>> {
+        let checked = desired.routes.values().map(|wanted| RouteTable::check(&wanted.plan));
+        let wrong: Vec<String> = checked.filter_map(Result::err).map(|error| error.to_string()).collect();
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
         let before = self.objects.load();
         self.stores.take_keys(&desired.keys);
         let mut failed = Vec::new();
@@ -195,21 +202,28 @@ impl Supervisor {
         let keeper = keeper.unwrap_or_else(|| {
             let identity =
                 Identity { slashed: facts.slashed(), dotted: format!("{}.{}", key.0, key.1), metrics: metrics.clone() };
-            Arc::new(Keeper::new(identity, wish.reactivate.clone()))
+            Arc::new(Keeper::new(identity, wish.reactivate.clone(), self.predecessors(key)))
         });
         let dead_letters = plan.dead_letters.as_deref().and_then(find);
         Ok((ProcessorObject { facts, plan, stores, source, dead_letters, metrics, keeper }, wish))
+    }
+
+    /// Those of the same name that were removed and have not ended.
+    fn predecessors(&self, key: &Key) -> Vec<CancellationToken> {
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.iter().filter(|(name, _)| name == key).map(|(_, keeper)| keeper.ended()).collect()
     }
 
     /// Nothing here can fail. Suspensions first: they are due within 2 s.
     fn take_over(&self, objects: Objects, mut wishes: Vec<(Key, Wish)>) {
         let before = self.objects.load_full();
         for (key, object) in before.processors.iter().filter(|(key, _)| !objects.processors.contains_key(*key)) {
-            object.keeper.wish(Wish { what: What::End(Instant::now() + LONGEST_ATTEMPT), reactivate: None });
+            let what = What::Remove(object.source.clone(), Instant::now() + LONGEST_ATTEMPT);
+            object.keeper.wish(Wish { what, reactivate: None });
             tracing::info!(processor = %object.facts.slashed(), "removed; its queue is kept");
             let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-            leaving.retain(|keeper| !keeper.has_ended());
-            leaving.push(object.keeper.clone());
+            leaving.retain(|(_, keeper)| !keeper.has_ended());
+            leaving.push((key.clone(), object.keeper.clone()));
             drop(leaving);
             self.forget("processor", "ForwardingProcessor", key);
         }
@@ -336,14 +350,17 @@ impl Supervisor {
         if matches!(object.keeper.wished().what, What::Suspend(_)) {
             return Err(ReactivateError::Suspended(object.facts.slashed()));
         }
-        let was_deactivated = object.keeper.reactivate().await?;
+        let was_deactivated = object.keeper.reactivate(&*object.source).await?;
         Ok(Reactivated { processor: object.facts.slashed(), was_deactivated })
     }
 
-    /// Whether something that should run for ever has ended, which only a bug can do.
+    /// Whether something that should run until the drain has ended before, which only a bug can do.
     pub(super) fn has_lost_a_part(&self) -> bool {
+        let objects = self.objects.load();
         let lost_listener = self.listeners.get().is_some_and(Listeners::has_ended);
-        lost_listener || self.objects.load().processors.values().any(|object| object.keeper.has_ended())
+        let lost_store = objects.stores.values().any(|object| is_closed(&*object.store));
+        let lost = lost_listener || lost_store || objects.processors.values().any(|object| object.keeper.has_ended());
+        lost && self.is_ready()
     }
 
     /// Gives up: what is stored is stored, the rest is made again.
@@ -352,22 +369,29 @@ impl Supervisor {
         self.stores.close();
     }
 
-    /// Ends everything in the order in which messages flow: callers, processors, stores. Answers whether all that was
-    /// under way ended within the grace period.
+    /// Ends everything: callers and processors side by side, then the stores, which both need to the last. Answers
+    /// whether all that was under way ended within the grace period.
     pub(super) async fn drain(&self, grace: Duration) -> bool {
         self.ready.store(false, Ordering::Release);
         let deadline = Instant::now() + grace;
-        let mut complete = match self.listeners.get() {
-            Some(listeners) => listeners.drain().await,
-            None => true,
-        };
         let objects = self.objects.load_full();
         let leaving = std::mem::take(&mut *self.leaving.lock().unwrap_or_else(PoisonError::into_inner));
-        let keepers = objects.processors.values().map(|object| &object.keeper).chain(&leaving);
-        let ended = join_all(keepers.map(|keeper| keeper.end(deadline))).await;
-        complete &= ended.into_iter().all(|cut_off| cut_off == Some(0));
+        let leaving = leaving.iter().map(|(_, keeper)| keeper);
+        let keepers: Vec<_> = objects.processors.values().map(|object| &object.keeper).chain(leaving).collect();
+        // Before anything is waited for: a caller that is slow to send its body must not keep attempts starting.
+        for keeper in &keepers {
+            keeper.wish(Wish { what: What::End(deadline), reactivate: None });
+        }
+        let listeners = async {
+            match self.listeners.get() {
+                Some(listeners) => listeners.drain().await,
+                None => true,
+            }
+        };
+        let ends = join_all(keepers.into_iter().map(|keeper| keeper.end(deadline)));
+        let (answered, ended) = tokio::join!(listeners, ends);
         self.stores.close();
-        complete
+        answered && ended.into_iter().all(|cut_off| cut_off == Some(0))
     }
 }
 
@@ -388,6 +412,11 @@ fn named_stores(objects: &Objects) -> std::collections::BTreeSet<Key> {
     objects.stores.keys().cloned().chain(routes).chain(processors).collect()
 }
 
+/// Nobody but the drain closes a store.
+fn is_closed(store: &dyn MessageStore) -> bool {
+    *store.connection().borrow() == Connection::Down(StoreError::Closed)
+}
+
 /// One line for what is new or changed.
 fn say(now: &Facts, before: Option<&Facts>, kind: &'static str) {
     match before {
@@ -398,3 +427,6 @@ fn say(now: &Facts, before: Option<&Facts>, kind: &'static str) {
         Some(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

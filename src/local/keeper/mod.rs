@@ -11,11 +11,12 @@ use futures_util::future::join_all;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::launch::Launch;
 use super::standing::Standing;
 use super::verdict::Missing;
-use crate::forwarder::{ForwarderHandle, ProcessorState};
+use crate::forwarder::{ForwarderHandle, Hindrance, ProcessorState};
 use crate::store::{MessageStore, StoreError};
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -24,6 +25,9 @@ const PURGE_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a store does besides publishing is bounded by itself; this is the net below.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Of an object that is gone: until its record is left where it is.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is wished for a processor.
 #[derive(Debug, Clone)]
@@ -47,6 +51,14 @@ pub(super) enum What {
     Nothing,
     /// End, at this moment at the latest.
     End(Instant),
+    /// End likewise, for good: a deactivation ends with it.
+    Remove(Arc<dyn MessageStore>, Instant),
+}
+
+impl What {
+    fn ends(&self) -> bool {
+        matches!(self, Self::End(_) | Self::Remove(..))
+    }
 }
 
 /// What a processor is doing.
@@ -77,9 +89,12 @@ struct View {
 /// The owner of one processor's task.
 #[derive(Debug)]
 pub(super) struct Keeper {
+    /// `<namespace>.<name>`.
+    dotted: String,
     wish: watch::Sender<Wish>,
     view: Arc<Mutex<View>>,
     task: Mutex<Option<JoinHandle<usize>>>,
+    ended: CancellationToken,
 }
 
 /// The names and handles that stay the same as long as the object lives.
@@ -93,8 +108,9 @@ pub(super) struct Identity {
 }
 
 impl Keeper {
-    /// Starts the task, which waits for the first wish. An annotation that is already there counts as handled.
-    pub(super) fn new(identity: Identity, reactivate: Option<String>) -> Self {
+    /// Starts the task, which waits for the first wish, and for the end of those that were removed under the same name:
+    /// their record is not this one's. An annotation that is already there counts as handled.
+    pub(super) fn new(identity: Identity, reactivate: Option<String>, predecessors: Vec<CancellationToken>) -> Self {
         let view = Arc::new(Mutex::new(View {
             phase: Phase::Starting,
             handles: Vec::new(),
@@ -102,9 +118,25 @@ impl Keeper {
             last_handled: reactivate.clone(),
         }));
         let (sender, wishes) = watch::channel(Wish { what: What::Nothing, reactivate });
-        let worker = Worker { identity, view: view.clone(), wishes, running: None, cut_off: 0 };
+        let ended = CancellationToken::new();
+        let dotted = identity.dotted.clone();
+        let worker = Worker {
+            identity,
+            view: view.clone(),
+            wishes,
+            predecessors,
+            running: None,
+            owes_purge: false,
+            cut_off: 0,
+            _ended: ended.clone().drop_guard(),
+        };
         let task = tokio::spawn(worker.run());
-        Self { wish: sender, view, task: Mutex::new(Some(task)) }
+        Self { dotted, wish: sender, view, task: Mutex::new(Some(task)), ended }
+    }
+
+    /// Cancelled when nothing of it is under way any more.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// Changes the wish. Takes effect at once; what is under way may end.
@@ -124,10 +156,19 @@ impl Keeper {
         (view.phase.clone(), standing, view.last_handled.clone())
     }
 
-    /// Ends a deactivation. Answers whether there was one.
-    pub(super) async fn reactivate(&self) -> Result<bool, StoreError> {
-        let handles = lock(&self.view).handles.clone();
-        reactivate(&handles).await
+    /// Ends a deactivation. Answers whether there was one. `source` is asked where nothing runs that could know.
+    pub(super) async fn reactivate(&self, source: &dyn MessageStore) -> Result<bool, StoreError> {
+        let handles = || lock(&self.view).handles.clone();
+        let running = handles();
+        if !running.is_empty() {
+            return reactivate(&running).await;
+        }
+        let no_answer = |_| StoreError::NotConnected(format!("no answer in {STORE_TIMEOUT:?}"));
+        let record = timeout(STORE_TIMEOUT, source.deactivation(&self.dotted)).await.map_err(no_answer)??;
+        timeout(STORE_TIMEOUT, source.reactivate(&self.dotted)).await.map_err(no_answer)??;
+        // One that started meanwhile may have read the record.
+        reactivate(&handles()).await?;
+        Ok(record.is_some())
     }
 
     /// Whether the task has ended without being told to.
@@ -149,7 +190,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 async fn reactivate(handles: &[Arc<ForwarderHandle>]) -> Result<bool, StoreError> {
-    let deactivated = handles.iter().any(|handle| handle.report().state == ProcessorState::Deactivated);
+    let deactivated = handles.iter().map(|handle| handle.report()).any(|report| {
+        report.state == ProcessorState::Deactivated || report.hindrance == Some(Hindrance::DeactivationNotStored)
+    });
     for handle in handles {
         handle.reactivate().await?;
     }
@@ -168,14 +211,26 @@ struct Worker {
     identity: Identity,
     view: Arc<Mutex<View>>,
     wishes: watch::Receiver<Wish>,
+    predecessors: Vec<CancellationToken>,
     running: Option<Running>,
+    /// It was suspended, and the record of a deactivation may still be there: nothing starts before it is gone.
+    owes_purge: bool,
     cut_off: usize,
+    _ended: DropGuard,
 }
 
 impl Worker {
     async fn run(mut self) -> usize {
+        for predecessor in std::mem::take(&mut self.predecessors) {
+            tokio::select! {
+                () = predecessor.cancelled() => {}
+                // With an error if nobody can wish any more.
+                _ = self.wishes.wait_for(|wish| wish.what.ends()) => break,
+            }
+        }
         loop {
             let wish = self.wishes.borrow_and_update().clone();
+            let ends = wish.what.ends();
             if let What::Run(launch) = &wish.what
                 && self.running.as_ref().is_some_and(|running| running.launch.is_same(launch))
             {
@@ -183,8 +238,7 @@ impl Worker {
             } else {
                 self.change(wish).await;
             }
-            let ends = matches!(self.wishes.borrow().what, What::End(_));
-            if ends && self.running.is_none() {
+            if ends {
                 return self.cut_off;
             }
             // Ends with an error only if the keeper is gone, and with it everybody who could wish.
@@ -199,17 +253,23 @@ impl Worker {
         self.stop(&wish.what).await;
         match wish.what {
             What::Run(launch) => {
-                if self.obeyed_annotation(wish.reactivate.clone(), &launch).await {
+                if self.is_cleared(wish.reactivate.clone(), &launch).await {
                     self.launch(launch).await;
                 }
             }
             What::Suspend(source) => {
                 self.shows(Phase::Suspended);
+                self.owes_purge = true;
                 if self.purge(&source).await {
+                    self.owes_purge = false;
                     lock(&self.view).last_handled = wish.reactivate;
                 }
             }
             What::Wait(missing) => self.shows(Phase::Waiting(missing)),
+            What::Remove(source, _) => {
+                // If the store is out of reach, the record stays; a processor of this name then begins deactivated.
+                let _ = timeout(REMOVAL_TIMEOUT, self.purge(&source)).await;
+            }
             What::Nothing | What::End(_) => {}
         }
     }
@@ -227,7 +287,7 @@ impl Worker {
     async fn stop(&mut self, next: &What) {
         let Some(running) = self.running.take() else { return };
         let grace = match next {
-            What::End(deadline) => deadline.saturating_duration_since(Instant::now()),
+            What::End(deadline) | What::Remove(_, deadline) => deadline.saturating_duration_since(Instant::now()),
             _ => running.launch.patience(),
         };
         if matches!(next, What::Suspend(_)) {
@@ -312,15 +372,19 @@ impl Worker {
         }
     }
 
-    /// A new value of the annotation that came with another change: the record goes before the forwarder starts.
-    /// False: something else is wished by now.
-    async fn obeyed_annotation(&mut self, value: Option<String>, launch: &Launch) -> bool {
-        if !self.is_new(value.as_ref()) {
+    /// After a suspension, and with a new value of the annotation that came with another change, the record goes before
+    /// the forwarder starts. False: something else is wished by now.
+    async fn is_cleared(&mut self, value: Option<String>, launch: &Launch) -> bool {
+        let is_new = self.is_new(value.as_ref());
+        if !is_new && !self.owes_purge {
             return true;
         }
         let purged = self.purge(launch.source()).await;
         if purged {
-            lock(&self.view).last_handled = value;
+            self.owes_purge = false;
+            if is_new {
+                lock(&self.view).last_handled = value;
+            }
         }
         purged
     }
@@ -329,3 +393,6 @@ impl Worker {
         value.is_some() && lock(&self.view).last_handled.as_ref() != value
     }
 }
+
+#[cfg(test)]
+mod tests;
