@@ -79,7 +79,7 @@ impl Brokers {
     ) -> Result<Arc<dyn MessageStore>, StoreError> {
         let shared = virtual_host(namespace, &plan.broker);
         if *place == Place::Embedded {
-            return self.embedded.store(&shared, &plan.name, &plan.topology);
+            return self.embedded.store_within(&shared, &plan.name, &plan.topology, plan.confirm_timeout);
         }
         let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
         connected.retain(|connected| connected.broker.upgrade().is_some());
