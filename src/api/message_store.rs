@@ -237,7 +237,7 @@ pub enum DeletionPolicy {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MessageStoreStatus {
-    /// Accepted, ResolvedRefs, BrokerConnected, Ready.
+    /// Accepted, ResolvedRefs, BrokerConnected, Degraded, Ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

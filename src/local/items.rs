@@ -14,7 +14,7 @@ use crate::api::message_store::{QueueStatus, QueueType};
 use crate::api::processor_status::{DeactivationStatus, DeadLetterStatus, LastDelivery, LastFailure, ProcessorState};
 use crate::api::{API_VERSION, ForwardingProcessorStatus, IngressRouteStatus, MessageStoreStatus};
 use crate::core::duration;
-use crate::core::topology::QueueKind;
+use crate::core::topology::{Management, Queue, QueueKind};
 use crate::store::{Connection, MessageStore, StoreError};
 
 /// The parts of an item, besides its conditions' times.
@@ -44,13 +44,14 @@ pub(super) async fn store(object: &StoreObject, now: Timestamp) -> Item {
     let depth = object.store.depth().await;
     let mismatch = match (&depth, &*object.store.connection().borrow()) {
         (Err(error @ StoreError::Mismatch(_)), _) | (_, Connection::Down(error @ StoreError::Mismatch(_))) => {
-            Some(("QueueMismatch", format!("{error}; create a new store and drain this one with target.storeRef")))
+            Some(("QueueMismatch", error.to_string()))
         }
         _ => None,
     };
     let mut verdict = Verdict::new(object.facts.generation, now);
     verdict.references(None);
     verdict.brokers([(object.plan.name.as_str(), connection(&*object.store))]);
+    verdict.degraded(topology.queue.as_ref().and_then(unknown_limit));
     let depth = depth.ok();
     let status = MessageStoreStatus {
         conditions: verdict.finish(mismatch, "Ready"),
@@ -69,6 +70,15 @@ pub(super) async fn store(object: &StoreObject, now: Timestamp) -> Item {
         observed_generation: Some(object.facts.generation),
     };
     item("MessageStore", &object.facts, &json!(status))
+}
+
+/// A queue that we did not declare may drop what is returned too often; AMQP does not tell.
+fn unknown_limit(queue: &Queue) -> Option<(&'static str, &'static str)> {
+    (queue.management == Management::Existing && queue.kind == QueueKind::Quorum).then_some((
+        "DeliveryLimitUnknown",
+        "the queue was not declared by us: without a large x-delivery-limit the broker drops or moves messages that are \
+         returned to it, and that can't be seen; declare it with x-delivery-limit 1000000",
+    ))
 }
 
 /// An IngressRoute that is reached at `address`.
