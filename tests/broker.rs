@@ -14,6 +14,7 @@ mod broker {
     mod confirms;
     mod facts;
     mod interop;
+    mod outages;
     mod proxy;
     mod records;
     mod traffic;
