@@ -9,6 +9,7 @@ mod support;
 use support::rabbitmq;
 
 mod broker {
+    mod client;
     mod cluster;
     mod common;
     mod confirms;
@@ -17,5 +18,7 @@ mod broker {
     mod outages;
     mod proxy;
     mod records;
+    mod stopping;
     mod traffic;
+    mod workers;
 }
