@@ -15,6 +15,7 @@ mod broker {
     mod confirms;
     mod facts;
     mod interop;
+    mod meddling;
     mod outages;
     mod proxy;
     mod records;
