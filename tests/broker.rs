@@ -14,6 +14,7 @@ mod broker {
     mod common;
     mod confirms;
     mod facts;
+    mod foreign;
     mod interop;
     mod meddling;
     mod outages;
