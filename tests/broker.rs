@@ -13,7 +13,9 @@ mod broker {
     mod cluster;
     mod common;
     mod confirms;
+    mod dead_letters;
     mod facts;
+    mod failover;
     mod foreign;
     mod interop;
     mod meddling;
