@@ -25,4 +25,5 @@ mod broker {
     mod stopping;
     mod traffic;
     mod workers;
+    mod wrong_input;
 }
