@@ -9,6 +9,7 @@ mod support;
 use support::rabbitmq;
 
 mod broker {
+    mod alarms;
     mod client;
     mod cluster;
     mod common;
