@@ -193,6 +193,7 @@ fn a_queue_with_other_arguments_is_a_mismatch_that_names_the_argument_and_the_re
         for word in [QUEUE, kind, "create a new store and drain this one with"] {
             assert!(message.contains(word), "`{word}` is not in: {message}");
         }
+        assert_eq!(message.matches("drain this one").count(), 1, "{message}");
         assert_eq!(run.post("/in", &[], "not stored").status, 503);
         assert_eq!(client.depth(QUEUE), 0);
         client.delete_queue(QUEUE);
