@@ -9,14 +9,24 @@ mod support;
 use support::rabbitmq;
 
 mod broker {
+    mod alarms;
+    mod client;
     mod cluster;
     mod common;
     mod confirms;
+    mod dead_letters;
     mod facts;
+    mod failover;
+    mod foreign;
     mod interop;
+    mod meddling;
+    mod outages;
     mod proxy;
     mod records;
     mod soak;
+    mod stopping;
     mod tls;
     mod traffic;
+    mod workers;
+    mod wrong_input;
 }

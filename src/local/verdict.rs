@@ -148,7 +148,7 @@ fn remedy(error: &StoreError) -> String {
         }
         Fault::TimedOut => "the broker does not answer; see that host and port are right and nothing blocks the way",
         Fault::AuthenticationFailed => {
-            "the broker refuses the user, or its use of the virtual host; correct the Secret or the user's permissions"
+            "the broker refuses the user, or its use of the virtual host or queue; correct the Secret or the permissions"
         }
         Fault::TlsFailed => {
             "TLS with the broker fails; see that it speaks TLS on that port, and that its certificate is valid, is for \

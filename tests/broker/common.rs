@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -28,12 +28,19 @@ pub(crate) fn broker(config: &str) -> Option<Rabbit> {
     }
 }
 
-/// Three nodes of one test's own.
-pub(crate) fn three_nodes(config: &str) -> Option<Cluster> {
-    match rabbitmq::version() {
-        Some(version) => Some(Cluster::start(&version, config)),
-        None => left_out(),
-    }
+/// Three nodes, with a virtual host of this test's own: one test after the other has them.
+pub(crate) fn three_nodes() -> Option<MutexGuard<'static, Cluster>> {
+    static CLUSTER: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    let Some(version) = rabbitmq::version() else { return left_out() };
+    let cluster = CLUSTER.get_or_init(|| Mutex::new(Cluster::start(&version, "")));
+    let mut cluster = cluster.lock().unwrap_or_else(|left| {
+        // By a test that failed, in any state.
+        let mut cluster = left.into_inner();
+        *cluster = Cluster::start(&version, "");
+        cluster
+    });
+    cluster.next_turn();
+    Some(cluster)
 }
 
 /// A virtual host of one test's own on the broker that this run shares: for tests that leave the broker alone.

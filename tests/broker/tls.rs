@@ -154,8 +154,6 @@ fn tls_is_never_given_up_for_plain_text() {
     let Some(secured) = Secured::start("localhost", false) else { return };
     let target = Recorder::start();
     let ca = secured.authority.pem.as_str();
-    let plain_port = format!("amqps://guest:guest@localhost:{}/%2f", secured.broker.port);
-    fails_with(&run(&target, &[("uri", &plain_port), ("ca.crt", ca)], ""), "TlsFailed");
     let tls_port = format!("amqp://guest:guest@localhost:{}/%2f", secured.port);
     fails_with(&run(&target, &[("uri", &tls_port)], ""), "Refused");
     // Said by the manifests, and not by the URL.

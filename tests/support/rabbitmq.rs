@@ -342,6 +342,8 @@ fn free_port() -> u16 {
 pub(crate) struct Cluster {
     /// The nodes, each of which can be killed, paused, restarted.
     pub(crate) nodes: Vec<Rabbit>,
+    /// Where the test whose turn it is works.
+    virtual_host: String,
 }
 
 impl Cluster {
@@ -361,9 +363,20 @@ impl Cluster {
         }
         nodes.iter_mut().for_each(Rabbit::launch);
         nodes.iter_mut().for_each(Rabbit::await_ready);
-        let cluster = Self { nodes };
+        let cluster = Self { nodes, virtual_host: "%2f".to_owned() };
         cluster.await_complete();
         cluster
+    }
+
+    /// A virtual host for the next test.
+    pub(crate) fn next_turn(&mut self) {
+        self.virtual_host = format!("turn-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.nodes[0].virtual_host(&self.virtual_host);
+    }
+
+    /// `amqp://` with the address of one node only.
+    pub(crate) fn uri_of(&self, index: usize) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/{}", self.nodes[index].port, self.virtual_host)
     }
 
     /// `amqp://` with the addresses of all nodes, the first one first.
@@ -376,34 +389,36 @@ impl Cluster {
         let count = self.nodes.len();
         let hosts: Vec<String> =
             (0..count).map(|index| format!("127.0.0.1:{}", self.nodes[(first + index) % count].port)).collect();
-        format!("amqp://guest:guest@{}/%2f", hosts.join(","))
+        format!("amqp://guest:guest@{}/{}", hosts.join(","), self.virtual_host)
     }
 
     /// Waits until each node runs and sees all others.
     pub(crate) fn await_complete(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         for node in &self.nodes {
-            while node.eval("length(rabbit_nodes:list_running()).").trim() != "3" {
+            while node.eval("length([N || N <- [node() | nodes()], rabbit:is_running(N)]).").trim() != "3" {
                 assert!(Instant::now() < deadline, "the nodes did not find each other");
                 std::thread::sleep(Duration::from_millis(200));
             }
         }
     }
 
-    /// Which node leads a quorum queue of the default virtual host.
+    /// Which node leads a quorum queue of this turn.
     pub(crate) fn leader(&self, asked: usize, queue: &str) -> usize {
+        let virtual_host = &self.virtual_host;
         let name = self.nodes[asked].eval(&format!(
-            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{virtual_host}\">>, queue, <<\"{queue}\">>)), \
              {{ok, _, {{_, Leader}}}} = ra:members(amqqueue:get_pid(Q)), Leader."
         ));
         let name = name.trim().trim_matches('\'');
         self.nodes.iter().position(|node| node.node == name).unwrap_or_else(|| panic!("no node is called {name}"))
     }
 
-    /// Moves the lead of a quorum queue of the default virtual host.
+    /// Moves the lead of a quorum queue of this turn.
     pub(crate) fn transfer(&self, queue: &str, to: usize) {
+        let virtual_host = &self.virtual_host;
         self.nodes[to].eval(&format!(
-            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{queue}\">>)), \
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{virtual_host}\">>, queue, <<\"{queue}\">>)), \
              rabbit_quorum_queue:transfer_leadership(Q, node())."
         ));
     }

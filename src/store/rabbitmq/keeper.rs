@@ -18,7 +18,7 @@ use crate::store::{Connection, StoreError};
 /// Between two tries to declare what the broker refused. Each refusal takes a channel of the connection with it, and a
 /// connection has some 2,000, so it is asked less often in the long run.
 fn redeclare() -> Backoff {
-    Backoff { interval: Duration::from_secs(5), factor: 1.5, max_interval: Duration::from_secs(30), jitter: 0.1 }
+    Backoff { interval: Duration::from_secs(3), factor: 1.5, max_interval: Duration::from_secs(10), jitter: 0.1 }
 }
 
 /// At least so long from one time that everything is declared again to the next.

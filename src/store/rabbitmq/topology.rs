@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::session::{Epoch, RPC_TIMEOUT, not_connected};
 use crate::core::topology::{Consumers, Exchange, ExchangeKind, Management, Queue, QueueKind, Topology};
-use crate::store::StoreError;
+use crate::store::{Fault, StoreError};
 
 /// How often the broker may redeliver a message of a quorum queue before it drops it.
 ///
@@ -172,6 +172,9 @@ fn reply(error: &lapin::Error) -> StoreError {
             not_connected(error)
         }
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => StoreError::NotFound(text),
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+            StoreError::Unreachable { fault: Fault::AuthenticationFailed, detail: text }
+        }
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => StoreError::Mismatch(text),
         _ => not_connected(error),
     }

@@ -29,9 +29,10 @@ const WINDOW: usize = 1000;
 /// stays in the socket until it takes publishes again, and their callers are not kept waiting for that.
 const BLOCKED_GRACE: Duration = Duration::from_millis(500);
 
-/// With publishes under way and not one confirm for so long, the channel is given up: a window that never empties
-/// would stop its store for good. A queue without a majority does not confirm either, and loses nothing by it.
-const STALLED: Duration = Duration::from_secs(60);
+/// With publishes under way, not one confirm for so long, and no caller left who waits for one, the channel is given up:
+/// after a partition a broker may never confirm what it was sent before, and answers at once on a new channel. A queue
+/// without a majority does not confirm either, and loses nothing by it.
+const STALLED: Duration = Duration::from_secs(8);
 
 /// How often the two above are looked at, while something is under way.
 const TICK: Duration = Duration::from_millis(250);
@@ -191,7 +192,8 @@ impl<'a> Window<'a> {
 
     fn check_times(&mut self) -> Result<(), Lost> {
         let Some(blocked) = &self.blocked else {
-            let stalled = self.progress.elapsed() >= STALLED;
+            let waited_for = |waiter: &Waiter| waiter.done.as_ref().is_some_and(|done| !done.is_closed());
+            let stalled = self.progress.elapsed() >= STALLED && !self.waiters.values().any(waited_for);
             return if stalled { Err(Lost::because("the broker has stopped to confirm")) } else { Ok(()) };
         };
         if blocked.since.elapsed() >= BLOCKED_GRACE {
