@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::client::{Client, long};
 use super::common::{Share, condition, connected, is, say, shared};
-use crate::rabbitmq;
 use crate::support::{Recorder, Setup, Stagepost, manifest, millis, quiet_port, seconds};
 
 const QUEUE: &str = "default.box";
