@@ -20,6 +20,7 @@ pub(super) struct Pacing {
     paused_until: Duration,
     gap: Duration,
     last: Option<(Sequence, Duration)>,
+    began: Option<Duration>,
 }
 
 /// What the rules say to an attempt.
@@ -43,6 +44,7 @@ impl Pacing {
             paused_until: Duration::ZERO,
             gap: plan.poll.as_ref().map_or(Duration::ZERO, |poll| poll.message_interval),
             last: None,
+            began: None,
         }
     }
 
@@ -71,6 +73,7 @@ impl Pacing {
         // Asked above: nothing but `Go` is left, and it makes an open breaker that is due a probing one.
         debug_assert!(!matches!(self.breaker, Breaker::Probing));
         let Permit::Go = self.breaker.permit(now) else { return Start::AfterProbe };
+        self.began.get_or_insert(now);
         Start::Now { probe: self.breaker == Breaker::Probing }
     }
 
@@ -111,6 +114,12 @@ impl Pacing {
     /// A tick begins: the gap does not reach over from the batch before.
     pub(super) fn begin_batch(&mut self) {
         self.last = None;
+        self.began = None;
+    }
+
+    /// When the first attempt of the batch began.
+    pub(super) fn batch_began(&self) -> Option<Duration> {
+        self.began
     }
 }
 
@@ -131,6 +140,7 @@ mod tests {
             paused_until: Duration::ZERO,
             gap: Duration::ZERO,
             last: None,
+            began: None,
         }
     }
 

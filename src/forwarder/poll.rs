@@ -92,11 +92,13 @@ impl Ticks {
         }
     }
 
-    /// A tick has been made, and its batch has ended.
-    pub(super) fn made(&mut self, clock: &Clock) {
+    /// A tick has been made, and its batch has ended. `began`: when its first attempt began. An interval counts from
+    /// there, so that the target is asked no more often than that, however long a broker takes to hand out the first.
+    pub(super) fn made(&mut self, clock: &Clock, began: Option<Duration>) {
         match self {
             Self::Interval { every, started, due } => {
-                *due = *started + next_interval(clock.elapsed().saturating_sub(*started), *every);
+                let began = began.unwrap_or(*started);
+                *due = began + next_interval(clock.elapsed().saturating_sub(began), *every);
             }
             Self::Cron { last, due, .. } => {
                 // Not before the tick just made, even if the clock was corrected since.
@@ -139,7 +141,7 @@ mod tests {
     fn made(ticks: &mut Ticks, clock: &Clock) -> bool {
         let tick = ticks.ask(clock) == Now::Tick;
         if tick {
-            ticks.made(clock);
+            ticks.made(clock, None);
         }
         tick
     }
@@ -150,10 +152,20 @@ mod tests {
         let mut ticks = Ticks::of(&SchedulePlan::Interval(Duration::from_secs(2)), &clock).unwrap();
         assert_eq!(ticks.ask(&clock), Now::Tick);
         tokio::time::advance(Duration::from_secs(5)).await;
-        ticks.made(&clock);
+        ticks.made(&clock, None);
         assert_eq!(ticks.ask(&clock), Now::Sleep(Duration::from_secs(6)));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(ticks.ask(&clock), Now::Tick);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_interval_counts_from_the_first_attempt() {
+        let (clock, _) = clock_at(0);
+        let mut ticks = Ticks::of(&SchedulePlan::Interval(Duration::from_secs(2)), &clock).unwrap();
+        assert_eq!(ticks.ask(&clock), Now::Tick);
+        tokio::time::advance(Duration::from_millis(300)).await;
+        ticks.made(&clock, Some(Duration::from_millis(200)));
+        assert_eq!(ticks.ask(&clock), Now::Sleep(Duration::from_millis(2200)));
     }
 
     #[tokio::test(start_paused = true)]

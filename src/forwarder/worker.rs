@@ -147,7 +147,7 @@ impl Worker {
                 self.state.pacing.begin_batch();
                 self.batch().await;
                 if let Some(ticks) = &mut self.ticks {
-                    ticks.made(&clock);
+                    ticks.made(&clock, self.state.pacing.batch_began());
                 }
             }
         }

@@ -5,6 +5,7 @@
 // Each test binary uses the part that it needs.
 #![allow(dead_code)]
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +13,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// Runs in the broker's root. 3.10 reads its memory from /proc; mounted in a namespace of its own, it leaves nothing
@@ -37,6 +38,7 @@ pub(crate) struct Rabbit {
     distribution_port: u16,
     name_server: u16,
     child: Option<Child>,
+    turn: Option<Arc<Turn>>,
 }
 
 /// The version that this run of the tests is for: `STAGEPOST_TEST_RABBITMQ`, or none (then tests that need a broker
@@ -76,17 +78,57 @@ pub(crate) fn fresh_virtual_host() -> String {
     format!("amqp://guest:guest@127.0.0.1:{}/{}", rabbit.port, names.pop().unwrap())
 }
 
+/// So many tests with brokers of their own run at once, one that all share among them. More would be starved, and what
+/// is timed or counted then says something of the machine.
+const AT_ONCE: usize = 4;
+
+/// A test's right to brokers of its own.
+pub(crate) struct Turn;
+
+static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(AT_ONCE), Condvar::new());
+
+impl Turn {
+    /// Waits for one; a thread that has one already keeps it.
+    fn wait() -> Arc<Self> {
+        thread_local! {
+            static MINE: RefCell<Weak<Turn>> = const { RefCell::new(Weak::new()) };
+        }
+        MINE.with_borrow_mut(|mine| {
+            mine.upgrade().unwrap_or_else(|| {
+                let (free, changed) = &TURNS;
+                let mut free = changed.wait_while(free.lock().unwrap(), |free| *free == 0).unwrap();
+                *free -= 1;
+                let turn = Arc::new(Self);
+                *mine = Arc::downgrade(&turn);
+                turn
+            })
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (free, changed) = &TURNS;
+        *free.lock().unwrap() += 1;
+        changed.notify_one();
+    }
+}
+
 impl Rabbit {
     /// Starts a broker of a version that `tests/rabbitmq/install` knows. `config` is added to its `rabbitmq.conf`.
     pub(crate) fn start(version: &str, config: &str) -> Self {
+        let turn = Turn::wait();
         let mut rabbit = Self::prepare(version, config);
+        rabbit.turn = Some(turn);
         rabbit.run();
         rabbit
     }
 
     /// Starts one with files of its own beside its data; `config` is told where they are.
     pub(crate) fn with_files(version: &str, files: &[(&str, Vec<u8>)], config: impl Fn(&str) -> String) -> Self {
+        let turn = Turn::wait();
         let mut rabbit = Self::prepare(version, "");
+        rabbit.turn = Some(turn);
         for (name, content) in files {
             fs::write(rabbit.inside(name), content).unwrap();
         }
@@ -104,7 +146,7 @@ impl Rabbit {
         let port = free_port();
         let distribution_port = free_port();
         let node = format!("stagepost-{}-{number}@localhost", std::process::id());
-        let rabbit = Self { root, folder, port, node, distribution_port, name_server, child: None };
+        let rabbit = Self { root, folder, port, node, distribution_port, name_server, child: None, turn: None };
         remove_leftovers(&rabbit.root);
         let inside = rabbit.inside("");
         fs::create_dir_all(inside.join("db")).unwrap();
