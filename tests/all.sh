@@ -5,16 +5,21 @@
 # installed first (see tests/rabbitmq/install).
 #
 # FUZZ_SECONDS: how long manifests, templates, cron expressions and Retry-After values are fuzzed (default 60, 0: not).
+# SOAK_SECONDS: how long broker and worker are killed by turns under load (default 120, 0: not).
 # RABBITMQ: the versions (default "4.0 3.10 4.3"; the first one runs everything; empty: none, and what needs a broker is
 #   left out).
 # FULL=1: everything on every version.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 fuzz_seconds=${FUZZ_SECONDS:-60}
+soak_seconds=${SOAK_SECONDS:-120}
+unset SOAK_SECONDS
 read -ra versions <<<"${RABBITMQ-4.0 3.10 4.3}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 failed_steps=()
+# What one step leaves out and another one does.
+done_apart='^$'
 
 step() { # NAME COMMAND...
   local name=$1 start=$SECONDS
@@ -53,13 +58,18 @@ for version in "${versions[@]}"; do
   fi
   step "scenarios on $version" scenarios_on "$version"
 done
+if [ ${#versions[@]} -gt 0 ] && [ "$soak_seconds" -gt 0 ]; then
+  step soak env SOAK_SECONDS="$soak_seconds" STAGEPOST_TEST_RABBITMQ="${versions[0]}" \
+    cargo test --test broker soak:: -- --nocapture
+  done_apart='the soak'
+fi
 if [ "$fuzz_seconds" -gt 0 ]; then
   # Four targets, one after the other.
   step fuzzing env FUZZ_SECONDS=$(((fuzz_seconds + 3) / 4)) cargo test --test fuzz -- --nocapture --test-threads 1
 fi
 
 read -r passed failed ignored < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log")
-grep -E '^(left out|LEFT OUT):' "$log" | sort -u
+grep -E '^ *(left out|LEFT OUT):' "$log" | grep -v "$done_apart" | sort -u
 failed=$((failed + ${#failed_steps[@]}))
 printf '\n'
 [ ${#failed_steps[@]} -eq 0 ] || printf 'failed: %s\n' "${failed_steps[*]}"

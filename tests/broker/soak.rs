@@ -1,6 +1,7 @@
 //! Minutes of load in which the broker and the worker are killed by turns.
 //!
-//! `SOAK_SECONDS` (default 120) is how long; `make soak` runs it for 15 minutes.
+//! `SOAK_SECONDS` says how long; without it this is left out, because it needs the machine for itself: what is killed
+//! here must have had the time to do what it had been told. `make test` runs two minutes, `make soak` fifteen.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,10 @@ const GROWS_AT_MOST_KIB: u64 = 32 << 10;
 
 #[test]
 fn a_broker_and_a_worker_that_are_killed_by_turns_under_load_lose_and_reorder_nothing() {
+    let Some(through) = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).map(seconds) else {
+        return say("left out: the soak; SOAK_SECONDS says for how long it runs");
+    };
     let Some(mut rabbit) = broker("") else { return };
-    let through = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).map_or(seconds(120), seconds);
     let begun = Instant::now();
     let target = Recorder::start();
     let mut run = common::start(&rabbit.uri(), &line(&target, QUORUM, PER_SENDER));

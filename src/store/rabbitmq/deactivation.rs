@@ -3,7 +3,7 @@
 //! That it is not empty is the state. A look at its length takes nothing out, so it is what is done once a second; but a
 //! length of 0 is also what the broker says of a quorum queue whose leader does not answer it in time, and of one whose
 //! record is just being read. So where it matters (before a processor begins, and before one that was deactivated goes
-//! on) an empty queue has to be empty twice, as its leader says. The record itself is read once by each process: every
+//! on) an empty queue has to be empty several times, as its leader says. The record itself is read once by each process: every
 //! read returns it, and returns are limited.
 
 use std::collections::HashMap;
@@ -23,6 +23,9 @@ use crate::store::StoreError;
 
 /// For so long at most another process has the record in its hands while it reads it, or a queue no leader that answers.
 const READ_BY_ANOTHER: Duration = Duration::from_millis(300);
+
+/// So often a queue has to be empty before it is taken to be.
+const LOOKS: u32 = 3;
 
 /// A record comes back when whoever reads it returns it; it is removed again then. Nobody reads it so often.
 const REMOVALS: usize = 5;
@@ -63,14 +66,20 @@ impl Records {
         let (epoch, queue) = (epoch.clone(), queue(processor));
         let number = epoch.number;
         let read = tokio::spawn(async move {
-            match get(&epoch, &queue).await? {
-                None if filled => Ok(Some(unreadable("another process is reading it"))),
-                None => {
-                    sleep(READ_BY_ANOTHER).await;
-                    get(&epoch, &queue).await
+            let mut filled = filled;
+            for look in 1.. {
+                let found = get(&epoch, &queue).await?;
+                if found.is_some() || look == LOOKS {
+                    return Ok(found);
                 }
-                found => Ok(found),
+                if filled {
+                    return Ok(Some(unreadable("another process is reading it")));
+                }
+                // Not in step with others who look as well.
+                sleep(READ_BY_ANOTHER.mul_f64(0.4 + 0.6 * fastrand::f64())).await;
+                filled = topology::look(&epoch, &queue).await?.message_count() > 0;
             }
+            Ok(None)
         });
         let record = read.await.unwrap_or(Err(StoreError::Closed))?;
         match &record {
