@@ -53,7 +53,7 @@ for version in "${versions[@]}"; do
       step "contract, facts and faults on $version" on "$version" --test contract --test broker
     else
       step "contract on $version" on "$version" --test contract -- rabbitmq
-      step "facts on $version" on "$version" --test broker -- confirms:: records:: facts::
+      step "facts on $version" on "$version" --test broker -- confirms:: records:: facts:: failover:: r10_ r14_ m2_ m7_ m10_ e2_ a12_
     fi
   fi
   step "scenarios on $version" scenarios_on "$version"

@@ -219,3 +219,25 @@ fn processor_verdict(
 fn connection(store: &dyn MessageStore) -> Connection {
     store.connection().borrow().clone()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::topology::Consumers;
+
+    #[test]
+    fn only_a_quorum_queue_that_we_did_not_declare_has_unknown_limits() {
+        let queue = |kind, management| Queue {
+            name: "q".to_owned(),
+            kind,
+            management,
+            consumers: Consumers::SingleActive,
+            max_length: None,
+            max_length_bytes: None,
+        };
+        let reason = |kind, management| unknown_limit(&queue(kind, management)).map(|(reason, _)| reason);
+        assert_eq!(reason(QueueKind::Quorum, Management::Existing), Some("DeliveryLimitUnknown"));
+        assert_eq!(reason(QueueKind::Quorum, Management::Declare), None);
+        assert_eq!(reason(QueueKind::Classic, Management::Existing), None);
+    }
+}

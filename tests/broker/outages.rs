@@ -10,7 +10,7 @@ use super::common::{
 };
 use super::proxy::{Proxy, Way, Which};
 use super::traffic::Traffic;
-use crate::support::{Random, Recorder, Reply, Stagepost, eventually, manifest, millis, seconds};
+use crate::support::{Random, Recorder, Reply, Setup, Stagepost, eventually, manifest, millis, seconds};
 
 /// The confirm's 5 s, and what a busy machine adds.
 const NO_CONFIRM: std::time::Duration = seconds(8);
@@ -218,6 +218,27 @@ fn a6_a_connection_that_is_dead_without_an_end_is_noticed_within_two_heartbeats(
     judge_in_order("A6", &traffic, &hits);
     assert!(traffic.slowest() < NO_CONFIRM, "{:?}", traffic.slowest());
     assert_explained(&hits, &[silent, spoke]);
+}
+
+#[test]
+fn m2_started_while_the_broker_is_down_everything_is_ready_when_it_comes() {
+    let Some(mut broker) = broker("") else { return };
+    broker.kill();
+    let target = Recorder::answering(|_| Reply::status(200));
+    let run = Setup::manifests(line(&target, QUORUM, "")).arg("--amqp").arg(&broker.uri()).start();
+    let down = |status: &Value| is(status, "BrokerConnected", "False") && is(status, "Ready", "False");
+    for (kind, name) in [("MessageStore", "box"), ("IngressRoute", "in"), ("ForwardingProcessor", "out")] {
+        let status = run.await_status(kind, name, seconds(20), down);
+        assert_eq!(condition(&status, "BrokerConnected")["reason"], "Refused", "{status:#}");
+    }
+    assert_eq!(run.post("/in", &[], "early").status, 503);
+    broker.run();
+    for (kind, name) in [("MessageStore", "box"), ("IngressRoute", "in"), ("ForwardingProcessor", "out")] {
+        run.await_status(kind, name, seconds(30), |status| is(status, "Ready", "True"));
+    }
+    assert_eq!(run.post("/in", &[], "late").status, 202);
+    target.await_hits(1, seconds(10));
+    assert_eq!(target.texts(), ["late"]);
 }
 
 #[test]

@@ -27,7 +27,8 @@ fn a_broker_and_a_worker_that_are_killed_by_turns_under_load_lose_and_reorder_no
     let target = Recorder::start();
     let mut run = common::start(&rabbit.uri(), &line(&target, QUORUM, PER_SENDER));
     let mut traffic = Traffic::start(&run, SENDERS, PACE);
-    let (mut faults, mut resident) = (Vec::new(), Vec::new());
+    // Of each life of the worker.
+    let (mut faults, mut resident) = (Vec::new(), vec![Vec::new()]);
     // In a short run each fault comes all the same, and each twice.
     let round = (through / 4).min(seconds(60));
     for number in 1.. {
@@ -35,12 +36,9 @@ fn a_broker_and_a_worker_that_are_killed_by_turns_under_load_lose_and_reorder_no
             break;
         }
         std::thread::sleep(round / 2);
-        resident.push(run.memory("VmRSS"));
-        say(&format!(
-            "soak, minute {:.1}: {} KiB resident",
-            begun.elapsed().as_secs_f32() / 60.0,
-            resident[resident.len() - 1]
-        ));
+        let now = run.memory("VmRSS");
+        resident.last_mut().unwrap().push(now);
+        say(&format!("soak, minute {:.1}: {now} KiB resident", begun.elapsed().as_secs_f32() / 60.0));
         let fault = Instant::now();
         rabbit.kill();
         rabbit.run();
@@ -54,8 +52,7 @@ fn a_broker_and_a_worker_that_are_killed_by_turns_under_load_lose_and_reorder_no
             traffic.moved(run.listen());
             faults.extend([fault, Instant::now()]);
             recovered(&format!("soak, worker killed, round {number}"), fault, Instant::now(), &traffic, &target);
-            // A new process begins small.
-            resident.clear();
+            resident.push(Vec::new());
         }
     }
     traffic.finish();
@@ -66,7 +63,11 @@ fn a_broker_and_a_worker_that_are_killed_by_turns_under_load_lose_and_reorder_no
     common::assert_explained(&hits, &faults);
     let least = usize::try_from(through.as_millis() / PACE.as_millis()).unwrap() * SENDERS as usize / 3;
     assert!(traffic.checker().count(Saw::Ok) > least, "a third of the load at least was accepted");
-    if let (Some(first), Some(last)) = (resident.first(), resident.last()) {
-        assert!(*last < first + GROWS_AT_MOST_KIB, "resident from {first} to {last} KiB");
+    // Within each life, and from the first life to the last.
+    let lives: Vec<&[u64]> = resident.iter().map(Vec::as_slice).filter(|life| !life.is_empty()).collect();
+    for (from, to) in
+        lives.iter().map(|life| (life[0], life[life.len() - 1])).chain([(lives[0][0], lives[lives.len() - 1][0])])
+    {
+        assert!(to < from + GROWS_AT_MOST_KIB, "resident from {from} to {to} KiB: {resident:?}");
     }
 }

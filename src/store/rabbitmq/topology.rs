@@ -183,8 +183,8 @@ fn reply(error: &lapin::Error) -> StoreError {
 fn explain(error: StoreError, what: &str, name: &str) -> StoreError {
     match error {
         StoreError::Mismatch(text) => StoreError::Mismatch(format!(
-            "{what} `{name}` exists with other arguments ({text}); create a new store and drain this one with \
-             `target.storeRef`"
+            "{what} `{name}` exists with other arguments ({text}); undo the change, or create a new store and drain this \
+             one with `target.storeRef`, as a store with `management: Existing`"
         )),
         StoreError::NotFound(text) => StoreError::NotFound(format!(
             "{what} `{name}` does not exist ({text}); create it, or set `management: Declare`"
