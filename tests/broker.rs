@@ -21,6 +21,7 @@ mod broker {
     mod interop;
     mod meddling;
     mod outages;
+    mod permissions;
     mod proxy;
     mod records;
     mod soak;
