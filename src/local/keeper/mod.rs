@@ -17,7 +17,7 @@ use super::launch::Launch;
 use super::standing::Standing;
 use super::verdict::Missing;
 use crate::forwarder::{ForwarderHandle, Hindrance, ProcessorState};
-use crate::store::{MessageStore, StoreError};
+use crate::store::{Connection, MessageStore, StoreError};
 use crate::telemetry::metrics::ProcessorMetrics;
 
 /// Between tries to remove the record of a deactivation.
@@ -344,7 +344,10 @@ impl Worker {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no answer in {STORE_TIMEOUT:?}"),
             };
-            tracing::warn!(processor = %self.identity.slashed, error, "can't remove the record of the deactivation; trying again");
+            // That the broker is away is said elsewhere, once.
+            if *source.connection().borrow() == Connection::Up {
+                tracing::warn!(processor = %self.identity.slashed, error, "can't remove the record of the deactivation; trying again");
+            }
             tokio::select! {
                 () = sleep(PURGE_PAUSE) => {}
                 _ = self.wishes.changed() => {
