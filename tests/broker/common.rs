@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::traffic::Traffic;
-use crate::rabbitmq::{self, Cluster, Rabbit};
+use crate::rabbitmq::{self, Cluster, Rabbit, Turn};
 use crate::support::checker::{Saw, Verdict};
 use crate::support::{Hit, Recorder, Setup, Stagepost, eventually, manifest, millis, seconds};
 
@@ -47,10 +47,11 @@ pub(crate) fn three_nodes() -> Option<MutexGuard<'static, Cluster>> {
 pub(crate) fn shared() -> Option<Share> {
     static BROKER: OnceLock<Option<Rabbit>> = OnceLock::new();
     static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let turn = Turn::wait();
     let rabbit = BROKER.get_or_init(|| broker("")).as_ref()?;
     let name = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let uri = rabbit.virtual_host(&name);
-    Some(Share { rabbit, name, uri })
+    Some(Share { rabbit, name, uri, turn })
 }
 
 /// See [`shared`].
@@ -59,6 +60,7 @@ pub(crate) struct Share {
     /// The virtual host.
     pub(crate) name: String,
     pub(crate) uri: String,
+    pub(crate) turn: Arc<Turn>,
 }
 
 fn left_out<T>() -> Option<T> {

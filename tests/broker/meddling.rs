@@ -23,7 +23,7 @@ fn impatient() -> Option<Share> {
     let rabbit = BROKER.get_or_init(|| broker("").inspect(lose_patience)).as_ref()?;
     let name = format!("impatient-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let uri = rabbit.virtual_host(&name);
-    Some(Share { rabbit, name, uri })
+    Some(Share { rabbit, name, uri, turn: crate::rabbitmq::Turn::wait() })
 }
 
 /// It looks once a minute; what it is asked for in its configuration is at least that.

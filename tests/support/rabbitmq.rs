@@ -78,18 +78,19 @@ pub(crate) fn fresh_virtual_host() -> String {
     format!("amqp://guest:guest@127.0.0.1:{}/{}", rabbit.port, names.pop().unwrap())
 }
 
-/// So many tests with brokers of their own run at once, one that all share among them. More would be starved, and what
-/// is timed or counted then says something of the machine.
-const AT_ONCE: usize = 4;
+/// So many tests with brokers run at once, less one for the broker that is shared. More would be starved, and what is
+/// timed or counted then says something of the machine.
+const AT_ONCE: usize = 7;
 
-/// A test's right to brokers of its own.
+/// A test's right to work with brokers.
+#[derive(Debug)]
 pub(crate) struct Turn;
 
 static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(AT_ONCE), Condvar::new());
 
 impl Turn {
     /// Waits for one; a thread that has one already keeps it.
-    fn wait() -> Arc<Self> {
+    pub(crate) fn wait() -> Arc<Self> {
         thread_local! {
             static MINE: RefCell<Weak<Turn>> = const { RefCell::new(Weak::new()) };
         }
