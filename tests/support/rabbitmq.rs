@@ -277,13 +277,18 @@ impl Rabbit {
     /// The Erlang machine: the process of ours whose command line names our node.
     fn processes(&self) -> Vec<u32> {
         let name = self.node.split('@').next().unwrap();
+        // It stands in the paths of its files. Another broker's name may begin with ours.
+        let is_ours = |line: &str| {
+            line.match_indices(name)
+                .any(|(at, found)| !line[at + found.len()..].starts_with(|next: char| next.is_ascii_digit()))
+        };
         fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
             .filter(|pid| {
                 fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
                     let line = String::from_utf8_lossy(&line).into_owned();
-                    line.contains("beam") && line.contains(name)
+                    line.contains("beam") && is_ours(&line)
                 })
             })
             .collect()
