@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{AMQPValue, ShortString};
 use tokio::time::sleep;
 
 use super::Broker;
@@ -65,29 +65,19 @@ impl Records {
         // In a task of its own: a caller that gives up must not leave the record in our hands.
         let (epoch, queue) = (epoch.clone(), queue(processor));
         let number = epoch.number;
-        let read = tokio::spawn(async move {
-            let mut filled = filled;
-            for look in 1.. {
-                let found = get(&epoch, &queue).await?;
-                if found.is_some() || look == LOOKS {
-                    return Ok(found);
-                }
-                if filled {
-                    return Ok(Some(unreadable("another process is reading it")));
-                }
-                // Not in step with others who look as well.
-                sleep(READ_BY_ANOTHER.mul_f64(0.4 + 0.6 * fastrand::f64())).await;
-                filled = topology::look(&epoch, &queue).await?.message_count() > 0;
+        let read = tokio::spawn(async move { look_closely(&epoch, &queue, filled).await });
+        Ok(match read.await.unwrap_or(Err(StoreError::Closed))? {
+            Found::Record(record) => {
+                self.know(processor, Known::Some(record.clone()));
+                Some(*record)
             }
-            Ok(None)
-        });
-        let record = read.await.unwrap_or(Err(StoreError::Closed))?;
-        match &record {
-            Some(record) if record.reason == UNREADABLE => {}
-            Some(record) => self.know(processor, Known::Some(Box::new(record.clone()))),
-            None => self.know(processor, Known::None(number)),
-        }
-        Ok(record)
+            // It is there, and what it says is read another time.
+            Found::InOtherHands => Some(unreadable("another process is reading it")),
+            Found::Nothing => {
+                self.know(processor, Known::None(number));
+                None
+            }
+        })
     }
 
     /// Removes the record, and makes sure that it is gone.
@@ -102,7 +92,9 @@ impl Records {
                     Err(error) => return Err(error),
                 }
                 sleep(READ_BY_ANOTHER / 2).await;
-                if topology::look(&epoch, &queue).await?.message_count() == 0 && !take(&epoch, &queue).await? {
+                if topology::look(&epoch, &queue).await?.message_count() == 0
+                    && get(&epoch, &queue, Then::Remove).await?.is_none()
+                {
                     return Ok(());
                 }
             }
@@ -139,7 +131,7 @@ pub(super) async fn length(
             let mut arguments = type_arguments(kind);
             arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
             arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-            declare(epoch, &queue, arguments).await?
+            declare_one(epoch, &queue, false, arguments).await?.message_count()
         }
         found => found?.message_count(),
     };
@@ -147,46 +139,71 @@ pub(super) async fn length(
     Ok(found)
 }
 
-async fn declare(epoch: &Epoch, queue: &str, arguments: FieldTable) -> Result<u32, StoreError> {
-    declare_one(epoch, queue, false, arguments).await.map(|queue| queue.message_count())
+/// What a close look finds.
+enum Found {
+    Nothing,
+    Record(Box<Deactivation>),
+    InOtherHands,
 }
 
-/// Looks at the record. Only the queue's leader answers this, so that "none" is true.
-async fn get(epoch: &Epoch, queue: &str) -> Result<Option<Deactivation>, StoreError> {
-    let channel = epoch.channel().await?;
-    let got = rpc(epoch, channel.basic_get(name(queue)?, BasicGetOptions::default())).await?;
-    let record = match got {
-        Some(got) => {
-            let requeue = BasicNackOptions { multiple: false, requeue: true };
-            rpc(epoch, channel.basic_nack(got.delivery.delivery_tag, requeue)).await?;
-            // Not ours to judge: something lies there, so the processor is not to run.
-            Some(serde_json::from_slice(&got.delivery.data).unwrap_or_else(|error| unreadable(&error.to_string())))
+/// Looks until there is a record, or there was none so often that there is none.
+async fn look_closely(epoch: &Arc<Epoch>, queue: &str, mut filled: bool) -> Result<Found, StoreError> {
+    for _ in 1..LOOKS {
+        if let Some(body) = get(epoch, queue, Then::Return).await? {
+            return Ok(record(&body));
         }
-        None => None,
-    };
-    rpc(epoch, channel.close(200, ShortString::from("read"))).await?;
-    Ok(record)
+        if filled {
+            return Ok(Found::InOtherHands);
+        }
+        // Not in step with others who look as well.
+        sleep(READ_BY_ANOTHER.mul_f64(0.4 + 0.6 * fastrand::f64())).await;
+        filled = topology::look(epoch, queue).await?.message_count() > 0;
+    }
+    Ok(match get(epoch, queue, Then::Return).await? {
+        Some(body) => record(&body),
+        None if filled => Found::InOtherHands,
+        None => Found::Nothing,
+    })
 }
 
-/// Takes the record out; says whether there was one.
-async fn take(epoch: &Epoch, queue: &str) -> Result<bool, StoreError> {
+/// What lies there and is no record of ours is not ours to judge: something does, so the processor is not to run.
+fn record(body: &[u8]) -> Found {
+    Found::Record(Box::new(serde_json::from_slice(body).unwrap_or_else(|error| unreadable(&error.to_string()))))
+}
+
+/// What is done with a record that was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Return,
+    Remove,
+}
+
+/// Takes the record in hand. Only the queue's leader answers this, so that "none" is true.
+async fn get(epoch: &Epoch, queue: &str, then: Then) -> Result<Option<Vec<u8>>, StoreError> {
     let channel = epoch.channel().await?;
     let got = rpc(epoch, channel.basic_get(name(queue)?, BasicGetOptions::default())).await?;
     if let Some(got) = &got {
-        rpc(epoch, channel.basic_ack(got.delivery.delivery_tag, BasicAckOptions::default())).await?;
+        let tag = got.delivery.delivery_tag;
+        match then {
+            Then::Return => {
+                let requeue = BasicNackOptions { multiple: false, requeue: true };
+                rpc(epoch, channel.basic_nack(tag, requeue)).await?;
+            }
+            Then::Remove => {
+                rpc(epoch, channel.basic_ack(tag, BasicAckOptions::default())).await?;
+            }
+        }
     }
-    rpc(epoch, channel.close(200, ShortString::from("taken"))).await?;
-    Ok(got.is_some())
+    rpc(epoch, channel.close(200, ShortString::from("read"))).await?;
+    Ok(got.map(|got| got.delivery.data))
 }
-
-const UNREADABLE: &str = "Unknown";
 
 fn unreadable(why: &str) -> Deactivation {
     Deactivation {
         uid: String::new(),
         time: jiff::Timestamp::UNIX_EPOCH,
         message_id: String::new(),
-        reason: UNREADABLE.to_owned(),
+        reason: "Unknown".to_owned(),
         message: format!("the record can't be read: {why}"),
         attempts: 0,
     }

@@ -311,7 +311,10 @@ impl<'a> Window<'a> {
                 // All that is under way has ended with this, and is told so together.
                 Err(error) => {
                     let by = Lost::by(&error);
-                    lost = Some(lost.map_or_else(|| Lost::by(&error), |lost| lost.or(by)));
+                    lost = Some(match lost {
+                        Some(lost) => lost.or(by),
+                        None => by,
+                    });
                 }
             }
         }
