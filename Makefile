@@ -1,5 +1,5 @@
 # `make test` is the whole judgement; the other targets are its parts and what a contributor needs between.
-.PHONY: test test-all soak quick lint crds bench
+.PHONY: test test-all soak quick lint crds chart bench
 
 test: ## format, lints, every test, a minute of fuzzing; ends with a count
 	tests/all.sh
@@ -19,6 +19,10 @@ lint: ## format and lints alone
 
 crds: ## writes crds/ from the Rust types
 	cargo run --quiet -- crds --dir crds
+
+chart: ## writes the chart's CRDs, deploy/ and the table of values, and lints the chart (needs helm)
+	charts/generate
+	$${HELM:-helm} lint --strict charts/stagepost
 
 bench: ## accepted and delivered messages a second on this machine, beside wrk straight to the sink
 	cargo build --release
