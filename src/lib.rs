@@ -15,7 +15,9 @@
 //! of each other; `plan` is the only place that knows both.
 
 pub mod api;
+pub mod broker;
 pub mod cli;
+pub mod controller;
 pub mod core;
 pub mod expression;
 pub mod forwarder;
@@ -24,6 +26,8 @@ pub mod local;
 pub mod plan;
 pub mod shutdown;
 pub mod sink;
+pub mod status;
 pub mod store;
 pub mod target;
 pub mod telemetry;
+pub mod worker;

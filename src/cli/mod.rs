@@ -3,10 +3,14 @@
 //! Inputs: arguments and environment. Outputs: text on stdout, one line for each error on stderr, an exit code.
 
 mod check;
+mod cluster;
+mod controller;
 mod crds;
 mod remote;
 mod run;
+mod start;
 mod table;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -38,14 +42,25 @@ enum Command {
     Run(run::Args),
     /// Validate manifests, start nothing
     Check(check::Args),
+    /// The operator: looks after the objects of a cluster
+    Controller(controller::Args),
     /// A recording HTTP target, for trying things out and for tests
     Sink(SinkArgs),
-    /// The state of the objects of a local run
+    /// The state of the objects of a local run, or of a cluster
     Status(remote::StatusArgs),
-    /// End the Deactivated state of a processor of a local run
+    /// End the Deactivated state of a processor
     Reactivate(remote::ReactivateArgs),
+    /// What an ingress pod runs
+    #[command(hide = true)]
+    Ingress(worker::IngressArgs),
+    /// What a forwarding pod runs
+    #[command(hide = true)]
+    Forward(worker::Args),
     /// Print the custom resource definitions
     Crds(crds::Args),
+    /// Stop the controller and remove our finalizers, before the chart goes
+    #[command(hide = true)]
+    Cleanup(controller::CleanupArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -86,7 +101,8 @@ impl From<Exit> for ExitCode {
 /// Parses, dispatches, and says how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = logs::start(cli.log_format, &cli.log_level) {
+    let log_format = logs::format(cli.log_format);
+    if let Err(error) = logs::start(log_format, &cli.log_level) {
         return failed(Exit::Usage, &error).into();
     }
     match cli.command {
@@ -95,6 +111,10 @@ pub fn main() -> ExitCode {
         Command::Sink(args) => run::sink(args),
         Command::Status(args) => remote::status(&args),
         Command::Reactivate(args) => remote::reactivate(&args),
+        Command::Controller(args) => controller::run(args, log_format.as_str(), &cli.log_level),
+        Command::Cleanup(args) => controller::cleanup(args),
+        Command::Ingress(args) => worker::ingress(args),
+        Command::Forward(args) => worker::forward(args),
         Command::Crds(args) => crds::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "stagepost", &mut std::io::stdout());

@@ -1,13 +1,17 @@
-//! `stagepost status` and `stagepost reactivate`: the client of a local run's admin address.
+//! `stagepost status` and `stagepost reactivate`: of a local run, by its admin address, or of a cluster.
+//!
+//! A flag says which. Without one it is the local run at the usual address, else the cluster of the kubeconfig.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
 use reqwest::{Client, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
+use super::cluster::{self, ClusterError, Where};
 use super::{Exit, failed, table};
 use crate::local::names::{self, Wanted};
 use crate::telemetry::console;
@@ -20,9 +24,26 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
 struct Admin {
-    /// The admin address of the local run
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901", value_parser = names::address)]
-    admin: SocketAddr,
+    /// The admin address of a local run [default: 127.0.0.1:9901, if a run answers there]
+    #[arg(long, value_name = "ADDR", value_parser = names::address)]
+    admin: Option<SocketAddr>,
+}
+
+impl Admin {
+    fn address(&self) -> SocketAddr {
+        self.admin.unwrap_or(USUAL)
+    }
+}
+
+/// Where a local run listens if nobody says otherwise.
+const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+
+/// Whether the cluster is meant.
+async fn is_for_cluster(admin: &Admin, at: &Where) -> bool {
+    if at.is_named() {
+        return true;
+    }
+    admin.admin.is_none() && cluster::is_configured() && TcpStream::connect(USUAL).await.is_err()
 }
 
 /// Flags of `stagepost status`.
@@ -32,6 +53,8 @@ pub(super) struct StatusArgs {
     name: Option<Wanted>,
     #[command(flatten)]
     admin: Admin,
+    #[command(flatten)]
+    at: Where,
     /// More columns (wide), or everything (json)
     #[arg(short, long, value_enum)]
     output: Option<Output>,
@@ -50,12 +73,16 @@ pub(super) struct ReactivateArgs {
     name: Wanted,
     #[command(flatten)]
     admin: Admin,
+    #[command(flatten)]
+    at: Where,
 }
 
 /// Why there is no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
 enum RemoteError {
-    #[error("no local run answers at {0}; start `stagepost run`, or give its admin address with --admin")]
+    #[error(
+        "no local run answers at {0}; start `stagepost run`, give its admin address with --admin, or a cluster with --namespace"
+    )]
     Unreachable(SocketAddr, #[source] reqwest::Error),
     #[error("what listens at {0} is no admin address of stagepost; give the right one with --admin")]
     Foreign(SocketAddr),
@@ -63,6 +90,8 @@ enum RemoteError {
     Refused(String),
     #[error("there is no object named `{0}`; `stagepost status` lists all")]
     NoSuch(String),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error("can't prepare the request")]
     Client(#[source] reqwest::Error),
     #[error("can't start")]
@@ -105,11 +134,13 @@ fn client() -> Result<Client, RemoteError> {
 }
 
 async fn show(args: &StatusArgs) -> Result<(), RemoteError> {
-    let admin = args.admin.admin;
-    let unreachable = |error| RemoteError::Unreachable(admin, error);
-    let answer = client()?.get(format!("http://{admin}/status")).send().await.map_err(unreachable)?;
-    let mut status: Value = json_of(answer, admin).await?;
-    let items = status["items"].as_array_mut().ok_or(RemoteError::Foreign(admin))?;
+    let mut status = if is_for_cluster(&args.admin, &args.at).await {
+        json!({"items": cluster::items(&args.at).await?})
+    } else {
+        of_local_run(args.admin.address()).await?
+    };
+    let foreign = RemoteError::Foreign(args.admin.address());
+    let items = status["items"].as_array_mut().ok_or(foreign)?;
     if let Some(wanted) = &args.name {
         let text = |item: &Value, field: &str| item["metadata"][field].as_str().unwrap_or_default().to_owned();
         items.retain(|item| wanted.is(&text(item, "namespace"), &text(item, "name")));
@@ -130,8 +161,18 @@ async fn show(args: &StatusArgs) -> Result<(), RemoteError> {
     Ok(())
 }
 
+async fn of_local_run(admin: SocketAddr) -> Result<Value, RemoteError> {
+    let unreachable = |error| RemoteError::Unreachable(admin, error);
+    let answer = client()?.get(format!("http://{admin}/status")).send().await.map_err(unreachable)?;
+    json_of(answer, admin).await
+}
+
 async fn post(args: &ReactivateArgs) -> Result<String, RemoteError> {
-    let admin = args.admin.admin;
+    if is_for_cluster(&args.admin, &args.at).await {
+        let (namespace, name) = args.name.parts();
+        return Ok(cluster::reactivate(&args.at, namespace, name).await?);
+    }
+    let admin = args.admin.address();
     let url = format!("http://{admin}/processors/{}/reactivate", args.name);
     let answer = client()?.post(url).send().await.map_err(|error| RemoteError::Unreachable(admin, error))?;
     let done: Value = json_of(answer, admin).await?;

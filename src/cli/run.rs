@@ -6,17 +6,11 @@ use std::time::Duration;
 
 use http::Uri;
 
+use super::start::{self, StartError};
 use super::{Exit, failed};
 use crate::local::names::{self, Assignment};
 use crate::local::{self, Address, Ended, Options, RunError};
 use crate::sink::{self, SinkArgs, SinkError};
-
-/// Threads that run tasks. The work is disk and network: two keep a laptop's idle memory small and still let the
-/// store's group commit run beside the requests.
-const WORKERS: usize = 2;
-
-/// Shortens the hold limit, for tests.
-const HOLD_LIMIT: &str = "STAGEPOST_HOLD_LIMIT";
 
 /// Flags of `stagepost run`.
 #[derive(Debug, clap::Args)]
@@ -59,27 +53,16 @@ pub(super) struct Args {
     grace: Duration,
 }
 
-/// Why it can't begin.
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error("the environment variable {HOLD_LIMIT} is `{0}`; write a duration like 30s, or unset it")]
-    HoldLimit(String),
-    #[error("no folder for the data: neither XDG_STATE_HOME nor HOME is set; give one with --data")]
-    NoDataFolder,
-    #[error("can't start threads")]
-    Runtime(#[source] std::io::Error),
-}
-
 pub(super) fn run(args: Args) -> Exit {
     let options = match options(args) {
         Ok(options) => options,
         Err(error) => return failed(Exit::Usage, &error),
     };
-    let runtime = match runtime() {
+    let runtime = match start::runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(Exit::NotStarted, &error),
     };
-    local::report_panics();
+    crate::telemetry::panics::report();
     let ended = runtime.block_on(local::run(options));
     // What still runs was cut off on purpose; waiting for blocking threads would outlast the grace period.
     runtime.shutdown_background();
@@ -104,7 +87,7 @@ fn failed_lines(exit: Exit, lines: &[String]) -> Exit {
 }
 
 pub(super) fn sink(args: SinkArgs) -> Exit {
-    let runtime = match runtime() {
+    let runtime = match start::runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(Exit::NotStarted, &error),
     };
@@ -121,19 +104,7 @@ pub(super) fn sink(args: SinkArgs) -> Exit {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .map_err(StartError::Runtime)
-}
-
 fn options(args: Args) -> Result<Options, StartError> {
-    let hold_limit = match std::env::var(HOLD_LIMIT) {
-        Ok(text) if !text.is_empty() => Some(names::duration(&text).map_err(|_| StartError::HoldLimit(text))?),
-        _ => None,
-    };
     Ok(Options {
         data: args.data.or_else(state_folder).ok_or(StartError::NoDataFolder)?,
         paths: args.paths,
@@ -147,7 +118,7 @@ fn options(args: Args) -> Result<Options, StartError> {
         sink: args.sink,
         reload: !args.no_reload,
         grace: args.grace,
-        hold_limit,
+        hold_limit: start::hold_limit()?,
     })
 }
 

@@ -25,6 +25,7 @@ mod handler;
 mod headers;
 mod problem;
 mod publication;
+mod publishers;
 mod received;
 mod refusal;
 mod routes;
@@ -33,5 +34,6 @@ mod server;
 mod socket;
 
 pub use answer::AnswerError;
+pub use publishers::publishers;
 pub use routes::{RouteCounters, RouteError, RouteInput, RouteTable, RuleError};
 pub use server::{Drain, Drained, Server};

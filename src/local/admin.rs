@@ -16,28 +16,16 @@ use axum::{Json, Router};
 use http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::supervisor::{ReactivateError, Supervisor};
-use crate::telemetry::metrics;
-
-/// For one request head, and how long a kept connection may be idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::telemetry::{admin, metrics};
 
 /// For one answer: the store is on this machine, a minute would hang a probe.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A scraper, a probe, a few people. More are closed at once.
-const MAX_CONNECTIONS: usize = 64;
-
-/// After an accept error (no file descriptors left) trying again at once would only burn a core.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown`. Connections that are open then are dropped.
 pub(super) async fn serve(
@@ -47,28 +35,7 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) {
     let Ok(bound) = listener.local_addr() else { return };
-    let router = router(Served { supervisor, listen }, bound);
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
-                let (router, shutdown) = (router.clone(), shutdown.clone());
-                tokio::spawn(async move {
-                    tokio::select! { () = shutdown.cancelled() => {} () = connection(stream, router) => {} }
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the admin address could not accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+    admin::serve(listener, router(Served { supervisor, listen }, bound), shutdown).await;
 }
 
 /// What the answers are made from.
@@ -77,18 +44,6 @@ struct Served {
     supervisor: Arc<Supervisor>,
     /// The shared listener's address.
     listen: SocketAddr,
-}
-
-async fn connection(stream: TcpStream, router: Router) {
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(64)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection to the admin address ended early");
-    }
 }
 
 fn router(served: Served, bound: SocketAddr) -> Router {

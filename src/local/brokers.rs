@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use crate::broker;
 use crate::plan::keys::ManifestKeys;
 use crate::plan::{BrokerConnection, BrokerPlan, KeyRef, KeySource, KeyValues, StorePlan, TlsPlan};
-use crate::store::rabbitmq::{Address, AddressError, AddressSource, Ca, Overrides, TlsOverrides};
+use crate::store::rabbitmq::{Address, AddressError, AddressSource};
 use crate::store::{MessageStore, StoreError, embedded, rabbitmq};
 
 /// Where a store is.
@@ -96,24 +97,15 @@ impl Brokers {
         Ok(broker.store(&format!("{namespace}/{}", plan.name), &plan.topology, plan.confirm_timeout))
     }
 
-    fn address(&self, namespace: &str, place: &Place, broker: &BrokerPlan) -> AddressSource {
-        let (keys, namespace, tls) = (self.keys.clone(), namespace.to_owned(), broker.tls.clone());
-        let (virtual_host, amqp) = (broker.virtual_host.clone(), self.amqp.clone());
-        let secret = match place {
-            Place::Secret(secret) => Some(secret.clone()),
-            Place::Amqp | Place::Embedded => None,
-        };
+    fn address(&self, namespace: &str, place: &Place, plan: &BrokerPlan) -> AddressSource {
+        let values = Arc::new(Manifested { keys: self.keys.clone(), namespace: namespace.to_owned() });
+        if matches!(place, Place::Secret(_)) {
+            return broker::address(plan, values);
+        }
+        let (plan, amqp) = (plan.clone(), self.amqp.clone());
         Arc::new(move || {
-            let values = keys.load().of(&namespace);
-            let overrides = overrides(virtual_host.clone(), tls.as_ref(), &values);
-            let Some(secret) = &secret else {
-                let address = amqp.clone().ok_or(AddressError::Missing("uri"))?;
-                return address.with(&overrides);
-            };
-            let get = |key: &str| {
-                values.get(&KeyRef { source: KeySource::Secret, name: secret.clone(), key: key.to_owned() })
-            };
-            Address::read(get, &overrides)
+            let address = amqp.clone().ok_or(AddressError::Missing("uri"))?;
+            address.with(&broker::overrides(&plan, &*values))
         })
     }
 
@@ -123,12 +115,16 @@ impl Brokers {
     }
 }
 
-fn overrides(virtual_host: Option<String>, tls: Option<&TlsPlan>, values: &dyn KeyValues) -> Overrides {
-    let tls = tls.map(|tls| TlsOverrides {
-        ca: tls.ca.as_ref().map(|ca| values.get(ca).map_or_else(|| Ca::Missing(ca.to_string()), Ca::Pem)),
-        server_name: tls.server_name.clone(),
-    });
-    Overrides { virtual_host, tls }
+/// The Secrets and config maps of one namespace, as the manifests say now.
+struct Manifested {
+    keys: Arc<ArcSwap<ManifestKeys>>,
+    namespace: String,
+}
+
+impl KeyValues for Manifested {
+    fn get(&self, key: &KeyRef) -> Option<Vec<u8>> {
+        self.keys.load().of(&self.namespace).get(key)
+    }
 }
 
 /// Stores share queues and exchanges when namespace, connection and virtual host are the same.

@@ -1,20 +1,17 @@
-//! Why a run can't start, or has to end; and panics, which must never pass in silence.
+//! Why a run can't start, or has to end.
 
 use std::io;
-use std::panic;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::listeners::BindError;
 use crate::sink::SinkError;
 use crate::store::embedded::OpenError;
+use crate::telemetry::panics;
 
 /// Until a task that panicked is seen to have ended.
 const UNWINDING: Duration = Duration::from_millis(100);
-
-static PANICKED: Notify = Notify::const_new();
 
 /// Why a run did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -53,20 +50,8 @@ impl RunError {
     }
 }
 
-/// Logs every panic as an error, wherever it happens, and lets the run look after its parts.
-pub fn report_panics() {
-    panic::set_hook(Box::new(|info| {
-        let payload = info.payload();
-        let text = payload.downcast_ref::<&str>().copied();
-        let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-        let location = info.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(location, "a bug: {message}; please report it");
-        PANICKED.notify_one();
-    }));
-}
-
 /// Returns a moment after a panic. Some parts catch their own and go on; those that do not have ended by then.
 pub(super) async fn panicked() {
-    PANICKED.notified().await;
+    panics::happened().await;
     sleep(UNWINDING).await;
 }

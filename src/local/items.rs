@@ -7,14 +7,13 @@ use serde_json::{Value, json};
 
 use super::keeper::{Phase, What};
 use super::objects::{Facts, ProcessorObject, RouteObject, StoreObject};
-use super::standing::Standing;
-use super::verdict::{Delivering, Verdict};
 use crate::api::condition::Time;
-use crate::api::message_store::{QueueStatus, QueueType};
-use crate::api::processor_status::{DeactivationStatus, DeadLetterStatus, LastDelivery, LastFailure, ProcessorState};
+use crate::api::processor_status::{DeadLetterStatus, ProcessorState};
 use crate::api::{API_VERSION, ForwardingProcessorStatus, IngressRouteStatus, MessageStoreStatus};
-use crate::core::duration;
-use crate::core::topology::{Management, Queue, QueueKind};
+use crate::status::link::Link;
+use crate::status::standing::Standing;
+use crate::status::verdict::{Delivering, Verdict, unknown_limit};
+use crate::status::{numbers, queue_status};
 use crate::store::{Connection, MessageStore, StoreError};
 
 /// The parts of an item, besides its conditions' times.
@@ -50,19 +49,12 @@ pub(super) async fn store(object: &StoreObject, now: Timestamp) -> Item {
     };
     let mut verdict = Verdict::new(object.facts.generation, now);
     verdict.references(None);
-    verdict.brokers([(object.plan.name.as_str(), connection(&*object.store))]);
+    verdict.brokers([(object.plan.name.as_str(), link(&*object.store))]);
     verdict.degraded(topology.queue.as_ref().and_then(unknown_limit));
     let depth = depth.ok();
     let status = MessageStoreStatus {
         conditions: verdict.finish(mismatch, "Ready"),
-        queue: topology.queue.as_ref().map(|queue| QueueStatus {
-            name: queue.name.clone(),
-            virtual_host: Some(object.plan.broker.virtual_host.clone().unwrap_or_else(|| "/".to_owned())),
-            kind: match queue.kind {
-                QueueKind::Quorum => QueueType::Quorum,
-                QueueKind::Classic => QueueType::Classic,
-            },
-        }),
+        queue: queue_status(&object.plan),
         bindings: topology.exchange.as_ref().map(|_| topology.bindings.clone()),
         messages: depth.map(|depth| depth.ready),
         consumers: depth.map(|depth| depth.consumers),
@@ -72,22 +64,13 @@ pub(super) async fn store(object: &StoreObject, now: Timestamp) -> Item {
     item("MessageStore", &object.facts, &json!(status))
 }
 
-/// A queue that we did not declare may drop what is returned too often; AMQP does not tell.
-fn unknown_limit(queue: &Queue) -> Option<(&'static str, &'static str)> {
-    (queue.management == Management::Existing && queue.kind == QueueKind::Quorum).then_some((
-        "DeliveryLimitUnknown",
-        "the queue was not declared by us: without a large x-delivery-limit the broker drops or moves messages that are \
-         returned to it, and that can't be seen; declare it with x-delivery-limit 1000000",
-    ))
-}
-
 /// An IngressRoute that is reached at `address`.
 pub(super) fn route(object: &RouteObject, address: &str, now: Timestamp) -> Item {
     let mut verdict = Verdict::new(object.facts.generation, now);
     verdict.references(None);
-    verdict.brokers(object.route.stores.iter().map(|(name, store)| (name.as_str(), connection(&**store))));
+    verdict.brokers(object.route.stores.iter().map(|(name, store)| (name.as_str(), link(&**store))));
     verdict.degraded(None);
-    verdict.never_paused();
+    verdict.paused(false);
     let status = IngressRouteStatus {
         address: Some(address.to_owned()),
         conditions: verdict.finish(None, "Ready"),
@@ -115,7 +98,6 @@ pub(super) async fn processor(object: &ProcessorObject, now: Timestamp) -> Item 
         }),
         None => None,
     };
-    let latest = standing.latest.as_ref();
     let replicas = object.plan.replicas;
     let status = ForwardingProcessorStatus {
         state: Some(state(object, &phase, &standing)),
@@ -123,41 +105,15 @@ pub(super) async fn processor(object: &ProcessorObject, now: Timestamp) -> Item 
             What::Run(launch) => Some(launch.target()),
             _ => None,
         },
-        delivered: Some(standing.delivered),
-        failed_attempts: Some(standing.failed_attempts),
-        dead_lettered: Some(standing.dead_lettered),
-        dropped: Some(standing.dropped),
-        filtered: Some(standing.filtered),
         backlog,
-        held: Some(standing.held),
-        oldest_taken_age: standing.oldest_taken_age.map(|age| duration::format(whole_seconds(age)).as_str().into()),
         dead_letter,
-        next_tick: standing.next_tick.map(Time),
-        last_delivery: latest
-            .and_then(|report| report.last_delivery.as_ref())
-            .map(|delivery| LastDelivery { time: Time(delivery.time), status: delivery.status }),
-        last_failure: latest.and_then(|report| report.last_failure.as_ref()).map(|failure| LastFailure {
-            time: Time(failure.time),
-            message_id: Some(failure.message_id.clone()),
-            reason: failure.reason.to_owned(),
-            status: failure.status,
-            message: failure.message.clone(),
-        }),
-        deactivation: standing.deactivated.as_ref().and_then(|report| report.deactivation.as_ref()).map(|record| {
-            DeactivationStatus {
-                time: Time(record.time),
-                message_id: record.message_id.clone(),
-                reason: record.reason.clone(),
-                message: record.message.clone(),
-                attempts: record.attempts,
-            }
-        }),
+        deactivation: standing.deactivation.as_ref().map(Into::into),
         last_handled_reactivate: last_handled,
         replicas: Some(replicas),
         ready_replicas: Some(if phase == Phase::Running { replicas } else { 0 }),
         conditions,
         observed_generation: Some(generation),
-        ..ForwardingProcessorStatus::default()
+        ..numbers(&standing)
     };
     let mut item = item("ForwardingProcessor", &object.facts, &json!(status));
     // For the column STORE of the table; the rest of the spec stays where it is.
@@ -165,14 +121,10 @@ pub(super) async fn processor(object: &ProcessorObject, now: Timestamp) -> Item 
     item
 }
 
-fn whole_seconds(age: std::time::Duration) -> std::time::Duration {
-    std::time::Duration::from_secs(age.as_secs())
-}
-
 fn state(object: &ProcessorObject, phase: &Phase, standing: &Standing) -> ProcessorState {
     match phase {
         Phase::Suspended => ProcessorState::Suspended,
-        Phase::Running if standing.deactivated.is_some() => ProcessorState::Deactivated,
+        Phase::Running if standing.deactivation.is_some() => ProcessorState::Deactivated,
         Phase::Running if object.plan.replicas > 0 => ProcessorState::Active,
         _ => ProcessorState::Pending,
     }
@@ -189,9 +141,8 @@ fn processor_verdict(
         Phase::Waiting(missing) => Some(missing),
         _ => None,
     });
-    verdict.brokers(object.stores.iter().map(|(name, store)| (name.as_str(), connection(&**store))));
-    let latest = standing.latest.as_ref();
-    let last_error = latest.and_then(|report| report.last_failure.as_ref()).map_or("", |failure| &failure.message);
+    verdict.brokers(object.stores.iter().map(|(name, store)| (name.as_str(), link(&**store))));
+    let last_error = standing.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
     verdict.target(standing.target_reachable, last_error);
     verdict.delivering(match (phase, standing.hindrance) {
         (Phase::Suspended, _) => Delivering::Suspended,
@@ -201,13 +152,13 @@ fn processor_verdict(
     });
     let lost = format!("{} answers could not be stored in spec.response.storeRef", standing.responses_lost);
     verdict.degraded((standing.responses_lost > 0).then_some(("ResponsesLost", lost.as_str())));
-    verdict.never_paused();
+    verdict.paused(false);
     let remedy = format!(
         "it stopped at a message that failed; repair the cause, then `stagepost reactivate {}`",
         object.facts.name
     );
     match phase {
-        Phase::Running if standing.deactivated.is_some() => verdict.finish(Some(("Deactivated", remedy)), "Ready"),
+        Phase::Running if standing.deactivation.is_some() => verdict.finish(Some(("Deactivated", remedy)), "Ready"),
         Phase::Running if object.plan.replicas == 0 => verdict.finish(None, "ScaledToZero"),
         Phase::Suspended => verdict.finish(None, "Suspended"),
         Phase::Starting => verdict.finish(Some(("Starting", "it is about to start".to_owned())), "Ready"),
@@ -216,28 +167,6 @@ fn processor_verdict(
     }
 }
 
-fn connection(store: &dyn MessageStore) -> Connection {
-    store.connection().borrow().clone()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::topology::Consumers;
-
-    #[test]
-    fn only_a_quorum_queue_that_we_did_not_declare_has_unknown_limits() {
-        let queue = |kind, management| Queue {
-            name: "q".to_owned(),
-            kind,
-            management,
-            consumers: Consumers::SingleActive,
-            max_length: None,
-            max_length_bytes: None,
-        };
-        let reason = |kind, management| unknown_limit(&queue(kind, management)).map(|(reason, _)| reason);
-        assert_eq!(reason(QueueKind::Quorum, Management::Existing), Some("DeliveryLimitUnknown"));
-        assert_eq!(reason(QueueKind::Quorum, Management::Declare), None);
-        assert_eq!(reason(QueueKind::Classic, Management::Existing), None);
-    }
+fn link(store: &dyn MessageStore) -> Link {
+    Link::from(&*store.connection().borrow())
 }

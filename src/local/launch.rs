@@ -12,23 +12,14 @@ use http::Uri;
 use tokio::sync::Mutex;
 
 use super::names::{Assignment, Which};
-use super::verdict::Missing;
 use crate::forwarder::{Forwarder, ForwarderHandle, ForwarderInput, HOLD_LIMIT, Options, target_for};
-use crate::plan::{
-    AuthPlan, ForwarderPlan, HttpTargetPlan, KeyRef, KeySource, KeyValues, ObjectName, OrderingPlan, TargetAddress,
-    TargetPlan,
-};
+use crate::plan::{ForwarderPlan, KeyRef, KeySource, KeyValues, ObjectName, OrderingPlan, TargetAddress, TargetPlan};
+use crate::status::verdict::Missing;
 use crate::store::MessageStore;
 use crate::telemetry::metrics::ProcessorMetrics;
 
 /// Several consumers of one processor see each other's deactivation within this time.
 const CHECK_RECORD_EVERY: Duration = Duration::from_secs(1);
-
-/// Above the time-outs of a target, until an attempt that ends is seen to have ended.
-const MARGIN: Duration = Duration::from_secs(10);
-
-/// The longest deadline that a store may have.
-const LONGEST_STORE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Held by whoever delivers in order from a queue.
 pub(super) type Turn = Arc<Mutex<()>>;
@@ -83,7 +74,7 @@ impl Launch {
             TargetPlan::Store(_) => None,
         };
         let mut values = BTreeMap::new();
-        for key in keys(&plan) {
+        for key in plan.target_keys() {
             let value = manifests.get(&key).ok_or_else(|| missing_key(&key))?;
             values.insert(key, value);
         }
@@ -129,11 +120,7 @@ impl Launch {
 
     /// How long what is under way may take to end by itself.
     pub(super) fn patience(&self) -> Duration {
-        let attempt = match &self.plan.target {
-            TargetPlan::Http(http) => (http.connect_timeout + http.timeout) * 2 + http.timeout,
-            TargetPlan::Store(_) => LONGEST_STORE_DEADLINE,
-        };
-        attempt + LONGEST_STORE_DEADLINE + MARGIN
+        self.plan.patience()
     }
 
     /// Starts one forwarder for each replica.
@@ -216,25 +203,6 @@ fn missing_key(key: &KeyRef) -> Missing {
         reason: "NotFound",
         message: format!("there is no {kind} `{}` with key `{}` in the manifests; add it", key.name, key.key),
     }
-}
-
-/// Every key that the target needs.
-fn keys(plan: &ForwarderPlan) -> Vec<KeyRef> {
-    let TargetPlan::Http(http) = &plan.target else { return Vec::new() };
-    let HttpTargetPlan { tls, auth, .. } = &**http;
-    let secret =
-        |name: &str, key: &str| KeyRef { source: KeySource::Secret, name: name.to_owned(), key: key.to_owned() };
-    let mut keys = Vec::new();
-    if let Some(tls) = tls {
-        keys.extend(tls.ca.clone());
-        keys.extend(tls.client_cert_secret.iter().flat_map(|name| [secret(name, "tls.crt"), secret(name, "tls.key")]));
-    }
-    match auth {
-        Some(AuthPlan::Basic(name)) => keys.extend([secret(name, "username"), secret(name, "password")]),
-        Some(AuthPlan::Bearer(key)) => keys.push(key.clone()),
-        None => {}
-    }
-    keys
 }
 
 #[cfg(test)]

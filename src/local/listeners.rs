@@ -14,11 +14,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::stores::Key;
-use crate::core::retry::Backoff;
-use crate::ingress::{Drain, Drained, RouteCounters, RouteInput, RouteTable, Server};
-use crate::plan::{IngressPlan, StorePlan};
+use crate::ingress::{Drain, Drained, RouteCounters, RouteInput, RouteTable, Server, publishers};
+use crate::plan::IngressPlan;
 use crate::store::MessageStore;
-use crate::store::publisher::{Link, Publisher};
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 
 /// One listener at work.
@@ -170,7 +168,7 @@ pub(super) fn tables(
     let mut apart: BTreeMap<Key, Vec<RouteInput>> = own.iter().map(|key| (key.clone(), Vec::new())).collect();
     for (key, route) in routes {
         let input = RouteInput {
-            publishers: publishers(&route, metrics),
+            publishers: publishers(&route.plan, &route.stores, metrics),
             metrics: route.metrics,
             counters: route.counters,
             plan: route.plan,
@@ -180,39 +178,4 @@ pub(super) fn tables(
     let compile = |inputs| RouteTable::compile(inputs).map_err(|error| error.to_string());
     let own = apart.into_iter().map(|(key, inputs)| Ok((key, compile(inputs)?)));
     Ok(Tables { shared: compile(shared)?, own: own.collect::<Result<_, String>>()? })
-}
-
-/// A publisher for each store that a rule names: the store, then its chain of failover stores.
-fn publishers(route: &Route, metrics: &Metrics) -> BTreeMap<String, Arc<Publisher>> {
-    let plan = &route.plan;
-    let named = plan.rules.iter().map(|rule| &rule.store);
-    named
-        .filter_map(|name| {
-            let first = plan.stores.get(name)?;
-            let mut links = Vec::new();
-            let mut next = Some(first);
-            // Plans hold no cycle; the bound is there in case one does.
-            while let Some(store) = next.filter(|_| links.len() < plan.stores.len()) {
-                links.push(link(route, store, metrics)?);
-                next = store.failover.as_ref().and_then(|name| plan.stores.get(name));
-            }
-            let mut links = links.into_iter();
-            let publisher = Publisher::new(links.next()?, links.collect(), first.deadline);
-            Some((name.clone(), Arc::new(publisher)))
-        })
-        .collect()
-}
-
-fn link(route: &Route, store: &StorePlan, metrics: &Metrics) -> Option<Link> {
-    Some(Link {
-        store: route.stores.get(&store.name)?.clone(),
-        max_retries: store.retry.max_retries,
-        backoff: Backoff {
-            interval: store.retry.interval,
-            factor: store.retry.backoff_factor,
-            max_interval: store.retry.max_interval,
-            jitter: 0.0,
-        },
-        metrics: metrics.store(&format!("{}/{}", route.plan.object.namespace, store.name)),
-    })
 }

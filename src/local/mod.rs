@@ -10,7 +10,7 @@
 //! - [`supervisor`]: the objects, and the one place where a change is taken over.
 //! - `desired`, `launch`: from manifests and flags to what shall run. Pure.
 //! - `stores`, `listeners`, `keeper`: the running parts.
-//! - `items`, `verdict`, `standing`: the status, read live.
+//! - `items`: the status, read live.
 //! - `admin`, `screen`, [`table`], [`curl`]: what people see. [`names`], [`watch`]: flags, edits.
 
 mod admin;
@@ -25,12 +25,10 @@ mod listeners;
 pub mod names;
 mod objects;
 mod screen;
-mod standing;
 mod stores;
 pub mod supervisor;
 pub mod table;
 mod unusable;
-mod verdict;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -43,7 +41,7 @@ use http::Uri;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use failure::{RunError, report_panics};
+pub use failure::RunError;
 
 use crate::core::duration;
 use crate::plan::compile::Environment;

@@ -22,6 +22,11 @@ impl Wanted {
         self.name == name && self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
     }
 
+    /// The namespace, if one was given, and the name.
+    pub fn parts(&self) -> (Option<&str>, &str) {
+        (self.namespace.as_deref(), &self.name)
+    }
+
     /// The one of `objects` (namespace and name) that is meant.
     pub fn find<'a>(&self, objects: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<(&'a str, &'a str), Which> {
         let mut found = objects.into_iter().filter(|(namespace, name)| self.is(namespace, name));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use super::world::Named;
-use super::{KeyRef, KeySource, KeyValues};
+use super::{BrokerConnection, KeyRef, KeySource, KeyValues};
 use crate::api::shared::{CaKind, CaRef};
 use crate::api::{ForwardingProcessor, MessageStore};
 
@@ -51,6 +51,17 @@ pub fn of_store(store: &MessageStore) -> Vec<Need> {
         needs.push(of_ca("spec.broker.tls.caRef.name", ca));
     }
     needs
+}
+
+/// The Secret that a store needs of the RabbitMQ cluster operator. In manifests nobody expects it.
+pub fn of_cluster(store: &MessageStore) -> Option<Need> {
+    let cluster = store.spec.broker.cluster_ref.as_ref()?;
+    Some(Need {
+        path: "spec.broker.clusterRef.name",
+        source: KeySource::Secret,
+        name: BrokerConnection::Cluster(cluster.name.clone()).secret(),
+        keys: NeededKeys::AnyOf(texts(&["connection_string", "host"])),
+    })
 }
 
 /// The Secrets and `ConfigMaps` that a processor needs for its target.

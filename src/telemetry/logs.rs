@@ -15,10 +15,26 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging. `format` defaults to text on a terminal and JSON elsewhere; `RUST_LOG` wins over `level`.
+impl LogFormat {
+    /// As on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// The format that is wanted: text on a terminal and JSON elsewhere, if nothing is said.
+pub fn format(wanted: Option<LogFormat>) -> LogFormat {
+    let terminal = std::io::stderr().is_terminal();
+    wanted.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json })
+}
+
+/// Starts logging. `RUST_LOG` wins over `level`.
 ///
 /// Fails on a `RUST_LOG` or level that can't be read.
-pub fn start(format: Option<LogFormat>, level: &str) -> Result<(), InvalidLogFilter> {
+pub fn start(format: LogFormat, level: &str) -> Result<(), InvalidLogFilter> {
     let text = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| level.to_owned());
     // The AMQP client tells of every channel that the broker closes as an error; what matters is said by those who use
     // it. And it logs each message that comes back, with its body and headers: that stays off, whatever is asked for.
@@ -27,8 +43,6 @@ pub fn start(format: Option<LogFormat>, level: &str) -> Result<(), InvalidLogFil
         Ok(directive) => filter.add_directive(directive),
         Err(_) => filter,
     };
-    let terminal = std::io::stderr().is_terminal();
-    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let colour = console::colour(&std::io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(console::LogWriter);
     // A second start in one process (tests) keeps the first: nothing is lost by it.

@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::launch::Launch;
-use super::standing::Standing;
-use super::verdict::Missing;
 use crate::forwarder::{ForwarderHandle, Hindrance, ProcessorState};
+use crate::status::standing::Standing;
+use crate::status::verdict::Missing;
 use crate::store::{Connection, MessageStore, StoreError};
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -302,7 +302,7 @@ impl Worker {
         self.cut_off += cut_off;
         let mut view = lock(&self.view);
         let reports = running.handles.iter().map(|handle| handle.report());
-        view.before = reports.fold(view.before.clone(), Standing::and).after();
+        view.before = reports.fold(view.before.clone(), |sum, report| sum.and(report)).after();
         view.handles.clear();
     }
 

@@ -47,7 +47,8 @@ pub fn processor(
             }
         },
         concurrency: spec.concurrency,
-        replicas: spec.replicas(),
+        // In a cluster pods are counted by the Deployment: a plan that changed with their number would restart them all.
+        replicas: if environment == Environment::Cluster { 1 } else { spec.replicas() },
         poll: spec.poll.as_ref().map(poll_plan).transpose()?,
         rate_limit: spec.rate_limit.as_ref().map(rate_limit).transpose()?,
         transform: read_steps(&spec.transform, "spec.transform")?,

@@ -67,6 +67,22 @@ pub enum Ca {
     Missing(String),
 }
 
+impl Address {
+    /// With hosts that a process of another namespace finds: one without a dot is a Service of `namespace`. Certificates
+    /// are still verified by the name that was written.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        let is_service = |host: &str| !host.contains(['.', ':']) && host != "localhost";
+        if let (Some(tls), Some((host, _))) = (&mut self.tls, self.hosts.iter().find(|(host, _)| is_service(host))) {
+            tls.server_name.get_or_insert_with(|| host.clone());
+        }
+        for (host, _) in self.hosts.iter_mut().filter(|(host, _)| is_service(host)) {
+            *host = format!("{host}.{namespace}");
+        }
+        self
+    }
+}
+
 impl fmt::Debug for Address {
     /// Without the password: this is what logs show.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,6 +15,7 @@ mod handle;
 mod intake;
 mod keeper;
 mod publish;
+mod removal;
 mod session;
 mod suspects;
 mod tls;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use address::{Address, AddressError, Ca, Overrides, Tls, TlsOverrides};
+pub use removal::Removed;
 pub use session::AddressSource;
 
 use self::bindings::Bindings;

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind as LapinExchangeKind, Queue as LapinQueue};
 use tokio::time::timeout;
@@ -96,6 +98,17 @@ pub(super) async fn purge(epoch: &Epoch, queue: &str) -> Result<(), StoreError> 
     let purged =
         ask(epoch, async move |channel| channel.queue_purge(queue_name, QueuePurgeOptions::default()).await).await;
     purged.map(|_| ()).map_err(|error| explain(error, "queue", queue))
+}
+
+/// Deletes a queue with everything in it; one that is not there is as good as deleted.
+pub(super) async fn delete(epoch: &Epoch, queue: &str) -> Result<(), StoreError> {
+    let queue_name = name(queue)?;
+    let deleted =
+        ask(epoch, async move |channel| channel.queue_delete(queue_name, QueueDeleteOptions::default()).await).await;
+    match deleted {
+        Ok(_) | Err(StoreError::NotFound(_)) => Ok(()),
+        Err(error) => Err(explain(error, "queue", queue)),
+    }
 }
 
 async fn bind(epoch: &Epoch, queue: &Queue, exchange: &Exchange, key: &str) -> Result<(), StoreError> {

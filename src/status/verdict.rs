@@ -3,25 +3,38 @@
 //! Pure: facts in, conditions out. Reasons are stable names that scripts rely on; messages are in lower case and
 //! name the object and the remedy.
 
+use super::link::Link;
 use crate::api::condition::{
     ACCEPTED, BROKER_CONNECTED, Condition, DEGRADED, DELIVERING, PAUSED, READY, RESOLVED_REFS, TARGET_REACHABLE, Time,
 };
+use crate::core::topology::{Management, Queue, QueueKind};
 use crate::forwarder::Hindrance;
-use crate::store::{Connection, Fault, StoreError};
 
 /// The conditions of one object, in the making.
 #[derive(Debug)]
-pub(super) struct Verdict {
+pub struct Verdict {
     generation: i64,
     now: jiff::Timestamp,
     conditions: Vec<Condition>,
 }
 
 impl Verdict {
+    /// Nothing is said yet.
+    pub fn silent(generation: i64, now: jiff::Timestamp) -> Self {
+        Self { generation, now, conditions: Vec::new() }
+    }
+
     /// Of an object that runs: its spec was accepted, or it would not be here.
-    pub(super) fn new(generation: i64, now: jiff::Timestamp) -> Self {
-        let mut verdict = Self { generation, now, conditions: Vec::new() };
+    pub fn new(generation: i64, now: jiff::Timestamp) -> Self {
+        let mut verdict = Self::silent(generation, now);
         verdict.say(ACCEPTED, Some(true), "Accepted", "");
+        verdict
+    }
+
+    /// Of an object whose spec is not valid. What was valid before goes on; nothing else is known of it.
+    pub fn rejected(generation: i64, now: jiff::Timestamp, reason: &str, message: &str) -> Self {
+        let mut verdict = Self::silent(generation, now);
+        verdict.say(ACCEPTED, Some(false), reason, message);
         verdict
     }
 
@@ -37,7 +50,7 @@ impl Verdict {
     }
 
     /// References: the first that is missing, with its reason.
-    pub(super) fn references(&mut self, missing: Option<&Missing>) {
+    pub fn references(&mut self, missing: Option<&Missing>) {
         match missing {
             None => self.say(RESOLVED_REFS, Some(true), "ResolvedRefs", ""),
             Some(missing) => self.say(RESOLVED_REFS, Some(false), missing.reason, &missing.message),
@@ -46,24 +59,22 @@ impl Verdict {
 
     /// The brokers of all stores that the object uses, by the stores' names. A queue that exists with other arguments
     /// is on a broker that is connected.
-    pub(super) fn brokers<'a>(&mut self, stores: impl IntoIterator<Item = (&'a str, Connection)>) {
-        let mut worst = (Some(true), "Connected", String::new());
-        for (store, connection) in stores {
-            match connection {
-                Connection::Connecting if worst.0 == Some(true) => {
-                    worst = (None, "Connecting", format!("store `{store}` is connecting"));
+    pub fn brokers<'a>(&mut self, stores: impl IntoIterator<Item = (&'a str, Link)>) {
+        let mut worst = (Some(true), "Connected".to_owned(), String::new());
+        for (store, link) in stores {
+            match link {
+                Link::Connecting if worst.0 == Some(true) => {
+                    worst = (None, "Connecting".to_owned(), format!("store `{store}` is connecting"));
                 }
-                Connection::Up | Connection::Connecting | Connection::Down(StoreError::Mismatch(_)) => {}
-                Connection::Down(error) => {
-                    worst = (Some(false), down(&error), format!("store `{store}`: {}", remedy(&error)));
-                }
+                Link::Up | Link::Connecting | Link::Mismatch(_) => {}
+                Link::Down { reason, message } => worst = (Some(false), reason, format!("store `{store}`: {message}")),
             }
         }
-        self.say(BROKER_CONNECTED, worst.0, worst.1, &worst.2);
+        self.say(BROKER_CONNECTED, worst.0, &worst.1, &worst.2);
     }
 
     /// Whether the last attempt reached the target.
-    pub(super) fn target(&mut self, reachable: Option<bool>, last_error: &str) {
+    pub fn target(&mut self, reachable: Option<bool>, last_error: &str) {
         match reachable {
             None => self.say(TARGET_REACHABLE, None, "NotTried", "no attempt was made yet"),
             Some(true) => self.say(TARGET_REACHABLE, Some(true), "Reached", ""),
@@ -71,8 +82,18 @@ impl Verdict {
         }
     }
 
+    /// A condition of which nothing new is known.
+    pub fn as_before(&mut self, condition: &Condition) {
+        self.conditions.push(condition.clone());
+    }
+
+    /// What has been said so far, without a sum.
+    pub fn so_far(self) -> Vec<Condition> {
+        self.conditions
+    }
+
     /// Whether messages are being delivered, or would be if there were any.
-    pub(super) fn delivering(&mut self, delivering: Delivering) {
+    pub fn delivering(&mut self, delivering: Delivering) {
         let (holds, reason, message) = match delivering {
             Delivering::Yes => (true, "Delivering", ""),
             Delivering::Suspended => (false, "Suspended", "spec.suspend is true; set it to false to go on"),
@@ -82,13 +103,20 @@ impl Verdict {
         self.say(DELIVERING, Some(holds), reason, message);
     }
 
-    /// Only a controller can be told to leave an object alone; edited files are always taken over.
-    pub(super) fn never_paused(&mut self) {
-        self.say(PAUSED, Some(false), "NotPaused", "");
+    /// Whether the object is left alone, by its annotation. Only a controller can be told so; edited files are always
+    /// taken over.
+    pub fn paused(&mut self, paused: bool) {
+        if paused {
+            let message =
+                "the annotation stagepost.dev/paused is \"true\": changes are not taken over; remove it to go on";
+            self.say(PAUSED, Some(true), "Paused", message);
+        } else {
+            self.say(PAUSED, Some(false), "NotPaused", "");
+        }
     }
 
     /// Works, but not as it should.
-    pub(super) fn degraded(&mut self, reason: Option<(&str, &str)>) {
+    pub fn degraded(&mut self, reason: Option<(&str, &str)>) {
         match reason {
             None => self.say(DEGRADED, Some(false), "AsExpected", ""),
             Some((reason, message)) => self.say(DEGRADED, Some(true), reason, message),
@@ -96,7 +124,7 @@ impl Verdict {
     }
 
     /// Ready, unless `against` or one of the conditions that count says otherwise; `reason` says how it is ready.
-    pub(super) fn finish(mut self, against: Option<(&str, String)>, reason: &str) -> Vec<Condition> {
+    pub fn finish(mut self, against: Option<(&str, String)>, reason: &str) -> Vec<Condition> {
         let counts = |condition: &&Condition| {
             [ACCEPTED, RESOLVED_REFS, BROKER_CONNECTED].contains(&condition.type_.as_str())
                 && condition.status != "True"
@@ -112,52 +140,24 @@ impl Verdict {
 
 /// A reference that leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Missing {
-    pub(super) reason: &'static str,
-    pub(super) message: String,
+pub struct Missing {
+    /// Of the condition, in CamelCase.
+    pub reason: &'static str,
+    /// What is missing, and what to do.
+    pub message: String,
 }
 
 /// Whether a processor delivers, and why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Delivering {
+pub enum Delivering {
+    /// It does, or would if there were any.
     Yes,
+    /// The user does not want it to.
     Suspended,
+    /// Nothing of it runs.
     NotStarted,
+    /// Something stands in the way.
     Hindered(Hindrance),
-}
-
-/// The class of a broker's failure; details are in the message.
-fn down(error: &StoreError) -> &'static str {
-    match error {
-        StoreError::Unreachable { fault, .. } => fault.reason(),
-        StoreError::NotConnected(_) | StoreError::Stale | StoreError::InUse(_) => "NotConnected",
-        StoreError::Mismatch(_) => "QueueMismatch",
-        StoreError::NotFound(_) => "NotFound",
-        StoreError::Disk(_) => "DiskFailed",
-        StoreError::Corrupt(_) => "DataCorrupt",
-        StoreError::Closed => "Closed",
-    }
-}
-
-/// What to do about it. What a broker said in its own words is in the log, not in a status that many may read.
-fn remedy(error: &StoreError) -> String {
-    let StoreError::Unreachable { fault, detail } = error else { return error.to_string() };
-    match fault {
-        Fault::Refused => {
-            "the broker refuses or ends connections; see that it runs, and that host, port and scheme are right"
-        }
-        Fault::TimedOut => "the broker does not answer; see that host and port are right and nothing blocks the way",
-        Fault::AuthenticationFailed => {
-            "the broker refuses the user, or its use of the virtual host or queue; correct the Secret or the permissions"
-        }
-        Fault::TlsFailed => {
-            "TLS with the broker fails; see that it speaks TLS on that port, and that its certificate is valid, is for \
-             this host name, and is signed by the CA that is given"
-        }
-        Fault::NotFound => "no such virtual host, or no such host name; correct it, or create it",
-        Fault::InvalidSecret => return detail.clone(),
-    }
-    .to_owned()
 }
 
 fn explain(hindrance: Hindrance) -> &'static str {
@@ -177,10 +177,20 @@ fn explain(hindrance: Hindrance) -> &'static str {
     }
 }
 
+/// A queue that we did not declare may drop what is returned too often; AMQP does not tell.
+pub fn unknown_limit(queue: &Queue) -> Option<(&'static str, &'static str)> {
+    (queue.management == Management::Existing && queue.kind == QueueKind::Quorum).then_some((
+        "DeliveryLimitUnknown",
+        "the queue was not declared by us: without a large x-delivery-limit the broker drops or moves messages that are \
+         returned to it, and that can't be seen; declare it with x-delivery-limit 1000000",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::condition::find;
+    use crate::core::topology::Consumers;
 
     fn verdict() -> Verdict {
         Verdict::new(3, jiff::Timestamp::UNIX_EPOCH)
@@ -199,7 +209,7 @@ mod tests {
     fn ready_names_the_first_condition_that_speaks_against_it() {
         let mut missing = verdict();
         missing.references(Some(&Missing { reason: "ServiceNotFound", message: "give --service".to_owned() }));
-        missing.brokers([("orders", Connection::Down(StoreError::NotConnected("refused".to_owned())))]);
+        missing.brokers([("orders", Link::Down { reason: "NotConnected".to_owned(), message: "refused".to_owned() })]);
         let conditions = missing.finish(None, "Ready");
         assert_eq!(said(&conditions, READY), pair("False", "ServiceNotFound"));
         assert_eq!(said(&conditions, BROKER_CONNECTED), pair("False", "NotConnected"));
@@ -209,7 +219,7 @@ mod tests {
     fn a_target_that_can_not_be_reached_does_not_count() {
         let mut unreachable = verdict();
         unreachable.references(None);
-        unreachable.brokers([("orders", Connection::Up)]);
+        unreachable.brokers([("orders", Link::Up)]);
         unreachable.target(Some(false), "connection refused");
         unreachable.delivering(Delivering::Hindered(Hindrance::WaitingForRetry));
         let conditions = unreachable.finish(None, "Ready");
@@ -228,7 +238,23 @@ mod tests {
     #[test]
     fn a_queue_mismatch_is_no_lost_connection() {
         let mut mismatch = verdict();
-        mismatch.brokers([("orders", Connection::Down(StoreError::Mismatch("other arguments".to_owned())))]);
+        mismatch.brokers([("orders", Link::Mismatch("other arguments".to_owned()))]);
         assert_eq!(said(&mismatch.finish(None, "Ready"), BROKER_CONNECTED), pair("True", "Connected"));
+    }
+
+    #[test]
+    fn only_a_quorum_queue_that_we_did_not_declare_has_unknown_limits() {
+        let queue = |kind, management| Queue {
+            name: "q".to_owned(),
+            kind,
+            management,
+            consumers: Consumers::SingleActive,
+            max_length: None,
+            max_length_bytes: None,
+        };
+        let reason = |kind, management| unknown_limit(&queue(kind, management)).map(|(reason, _)| reason);
+        assert_eq!(reason(QueueKind::Quorum, Management::Existing), Some("DeliveryLimitUnknown"));
+        assert_eq!(reason(QueueKind::Quorum, Management::Declare), None);
+        assert_eq!(reason(QueueKind::Classic, Management::Existing), None);
     }
 }

@@ -1,0 +1,137 @@
+//! Events: what an operator who looks at an object later should know happened. On transitions only.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+use super::error::api;
+use crate::api::condition::{self, BROKER_CONNECTED, Condition, DEGRADED, READY, RESOLVED_REFS, TARGET_REACHABLE};
+use crate::api::processor_status::ProcessorState;
+
+/// An API server cuts longer notes off.
+const LONGEST_NOTE: usize = 1000;
+
+/// See the module.
+#[derive(Clone)]
+pub(super) struct Events(Recorder);
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Happened {
+    pub(super) warning: bool,
+    pub(super) reason: &'static str,
+    pub(super) note: String,
+}
+
+impl Events {
+    pub(super) fn new(client: Client, instance: Option<String>) -> Self {
+        Self(Recorder::new(client, Reporter { controller: "stagepost".into(), instance }))
+    }
+
+    /// Tells; that it can't be told is no reason for anything.
+    pub(super) async fn tell(&self, about: &ObjectReference, happened: &Happened) {
+        let event = Event {
+            type_: if happened.warning { EventType::Warning } else { EventType::Normal },
+            reason: happened.reason.to_owned(),
+            note: Some(happened.note.chars().take(LONGEST_NOTE).collect()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = api("write an Event", self.0.publish(&event, about)).await {
+            tracing::debug!(%error, reason = happened.reason, "an Event could not be written");
+        }
+    }
+}
+
+/// What the change from one list of conditions to the next means.
+pub(super) fn between(before: &[Condition], after: &[Condition]) -> Vec<Happened> {
+    let mut happened = Vec::new();
+    let mut turned = |kind: &str, status: &str, was: Option<&str>, warning: bool, reason: &'static str| {
+        let Some(now) = condition::find(after, kind).filter(|now| now.status == status) else { return };
+        let before = condition::find(before, kind).map(|before| before.status.as_str());
+        if before != Some(status) && (was.is_none() || before == was) {
+            let note = if now.message.is_empty() { now.reason.clone() } else { now.message.clone() };
+            happened.push(Happened { warning, reason, note });
+        }
+    };
+    turned(BROKER_CONNECTED, "False", None, true, "BrokerLost");
+    turned(BROKER_CONNECTED, "True", Some("False"), false, "BrokerBack");
+    turned(TARGET_REACHABLE, "False", None, true, "TargetUnreachable");
+    turned(TARGET_REACHABLE, "True", Some("False"), false, "TargetBack");
+    turned(RESOLVED_REFS, "False", None, true, "ReferenceMissing");
+    turned(RESOLVED_REFS, "True", Some("False"), false, "ReferenceFound");
+    turned(DEGRADED, "True", None, true, "Degraded");
+    for (reason, told) in [("QueueMismatch", "QueueMismatch"), ("NameConflict", "NameConflict")] {
+        let is =
+            |conditions: &[Condition]| condition::find(conditions, READY).is_some_and(|ready| ready.reason == reason);
+        if is(after) && !is(before) {
+            let note = condition::find(after, READY).map(|ready| ready.message.clone()).unwrap_or_default();
+            happened.push(Happened { warning: true, reason: told, note });
+        }
+    }
+    happened
+}
+
+/// What the change from one state to the next means.
+pub(super) fn of_states(before: Option<ProcessorState>, after: ProcessorState, note: &str) -> Option<Happened> {
+    use ProcessorState::{Deactivated, Suspended};
+    let (warning, reason, note) = match (before, after) {
+        (was, now) if was == Some(now) => return None,
+        (_, Deactivated) => (true, "Deactivated", note.to_owned()),
+        (_, Suspended) => (false, "Suspended", "spec.suspend is true: nothing is delivered".to_owned()),
+        (Some(Deactivated), _) => (false, "Reactivated", "it delivers again, from attempt 1".to_owned()),
+        (Some(Suspended), _) => (false, "Resumed", "it delivers again".to_owned()),
+        _ => return None,
+    };
+    Some(Happened { warning, reason, note })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::condition::Time;
+
+    fn is(kind: &str, status: &str) -> Condition {
+        Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: "Because".to_owned(),
+            message: "why".to_owned(),
+            observed_generation: None,
+            last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    fn reasons(before: &[Condition], after: &[Condition]) -> Vec<&'static str> {
+        between(before, after).into_iter().map(|happened| happened.reason).collect()
+    }
+
+    #[test]
+    fn only_transitions_are_told() {
+        let (up, down) = ([is(BROKER_CONNECTED, "True")], [is(BROKER_CONNECTED, "False")]);
+        assert_eq!(reasons(&[], &up), Vec::<&str>::new());
+        assert_eq!(reasons(&up, &up), Vec::<&str>::new());
+        assert_eq!(reasons(&up, &down), ["BrokerLost"]);
+        assert_eq!(reasons(&down, &down), Vec::<&str>::new());
+        assert_eq!(reasons(&down, &up), ["BrokerBack"]);
+        assert_eq!(reasons(&[is(BROKER_CONNECTED, "Unknown")], &up), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn states_are_told_when_they_change() {
+        use ProcessorState::{Active, Deactivated, Suspended};
+        let reason = |before, after| of_states(before, after, "m").map(|happened| happened.reason);
+        assert_eq!(reason(None, Active), None);
+        assert_eq!(reason(Some(Active), Deactivated), Some("Deactivated"));
+        assert_eq!(reason(Some(Deactivated), Deactivated), None);
+        assert_eq!(reason(Some(Deactivated), Active), Some("Reactivated"));
+        assert_eq!(reason(Some(Suspended), Active), Some("Resumed"));
+        assert_eq!(reason(Some(Active), Suspended), Some("Suspended"));
+    }
+}

@@ -1,0 +1,85 @@
+//! Reconciles a MessageStore: its queue is declared by whoever uses it, by us if nobody does.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use super::context::Context;
+use super::error::Error;
+use super::judge::{self, Judged};
+use super::{brokers, deletion, report, settle};
+use crate::api::message_store::DeletionPolicy;
+use crate::api::{MessageStore, MessageStoreStatus, QUEUE_FINALIZER};
+use crate::plan::StorePlan;
+use crate::plan::keys;
+use crate::status::link::Link;
+use crate::status::queue_status;
+use crate::status::verdict::{Missing, Verdict, unknown_limit};
+
+pub(super) async fn reconcile(ctx: &Context, object: &MessageStore) -> Result<Duration, Error> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return deletion::store(ctx, object).await;
+    }
+    let wants_finalizer = object.spec.deletion_policy == DeletionPolicy::Delete;
+    deletion::finalizer(ctx, object, QUEUE_FINALIZER, wants_finalizer).await?;
+    if settle::is_paused(object) {
+        return settle::paused(ctx, object).await;
+    }
+    let namespace = object.namespace().unwrap_or_default();
+    let objects = ctx.objects(&namespace);
+    let plan = match judge::store(object, &objects.world()) {
+        Judged::Valid(plan) => plan,
+        Judged::Rejected { reason, message } => return settle::rejected(ctx, object, reason, &message).await,
+        Judged::Unresolved(missing) => return status(ctx, object, None, Some(&missing)).await,
+    };
+    let missing = ctx.references.missing(&namespace, &needs(object)).await?;
+    if missing.is_none() && settle::was_unresolved(object.status.as_ref().map(|status| &*status.conditions)) {
+        ctx.brokers.refresh(&namespace);
+    }
+    status(ctx, object, Some(&plan), missing.as_ref()).await
+}
+
+/// What must be there so that the broker can be reached.
+pub(super) fn needs(store: &MessageStore) -> Vec<keys::Need> {
+    keys::of_store(store).into_iter().chain(keys::of_cluster(store)).collect()
+}
+
+async fn status(
+    ctx: &Context,
+    object: &MessageStore,
+    plan: Option<&StorePlan>,
+    missing: Option<&Missing>,
+) -> Result<Duration, Error> {
+    let namespace = object.namespace().unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or(0);
+    let link = match plan.filter(|_| missing.is_none()) {
+        Some(plan) => link(ctx, &namespace, plan),
+        None => Link::Connecting,
+    };
+    let mut verdict = Verdict::new(generation, Timestamp::now());
+    verdict.references(missing);
+    let mismatch = if let Link::Mismatch(text) = &link { Some(("QueueMismatch", text.clone())) } else { None };
+    verdict.brokers([(object.name_any().as_str(), link)]);
+    let queue = plan.and_then(|plan| plan.topology.queue.as_ref());
+    verdict.degraded(queue.and_then(unknown_limit));
+    let conditions = report::merged(settle::conditions(object), verdict.finish(mismatch, "Ready"));
+    let status = MessageStoreStatus {
+        queue: plan.and_then(queue_status),
+        bindings: plan.filter(|plan| plan.topology.exchange.is_some()).map(|plan| plan.topology.bindings.clone()),
+        observed_generation: Some(generation),
+        conditions: conditions.clone(),
+        ..MessageStoreStatus::default()
+    };
+    report::write(ctx, object, &status, &conditions).await?;
+    Ok(settle::again(missing.is_some()))
+}
+
+/// How a store's broker stands: as its workers say, else as we find it.
+pub(super) fn link(ctx: &Context, namespace: &str, plan: &StorePlan) -> Link {
+    if let Some(report) = ctx.samples.store(namespace, &plan.name) {
+        return report.link;
+    }
+    let (store, _) = ctx.brokers.store(namespace, plan);
+    brokers::link(&*store)
+}

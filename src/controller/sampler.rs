@@ -1,0 +1,419 @@
+//! Asks the workers, and writes the numbers.
+//!
+//! Inputs: the admin address of every worker pod; of stores that no worker uses, their brokers. Outputs: numbers in the
+//! status, at most once in 10 s an object and only when they changed; marks for the controllers where something other
+//! than a number changed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use reqwest::Client;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::brokers;
+use super::context::Context;
+use super::counters;
+use super::events::Happened;
+use super::report::{self, Ours, SAMPLER};
+use super::resources::ADMIN_PORT;
+use super::samples::Together;
+use crate::api::condition::Time;
+use crate::api::forwarding_processor::ForwarderWorker;
+use crate::api::ingress_route::IngressWorker;
+use crate::api::processor_status::DeadLetterStatus;
+use crate::api::{ForwardingProcessor, IngressRoute, MessageStore, UID_LABEL};
+use crate::core::duration;
+use crate::plan::{ForwarderPlan, Plan, compile};
+use crate::status::link::Link;
+use crate::status::report::{StoreReport, WorkerReport};
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_secs(3);
+
+/// Brokers that only we look at are asked every so many rounds.
+const ROUNDS_BETWEEN_LOOKS: u64 = 3;
+
+/// Between two writes of numbers into one object.
+const WRITE_EVERY: Duration = Duration::from_secs(10);
+
+/// For one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pods that are asked at once.
+const AT_ONCE: usize = 32;
+
+/// Between two Events about dead letters of one processor.
+const DEAD_LETTERS_TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub(super) struct Sampler {
+    ctx: Arc<Context>,
+    client: Client,
+    round: u64,
+    /// By uid.
+    written: HashMap<String, Written>,
+    /// What of an object is no number, by uid.
+    facts: HashMap<String, u64>,
+    /// Stores that no worker uses, by namespace and name.
+    looked: BTreeMap<(String, String), StoreReport>,
+}
+
+/// What was written into one object.
+#[derive(Debug, Clone, Default)]
+struct Written {
+    at: Option<Instant>,
+    /// Without the time of the sample.
+    value: Value,
+    sums: Vec<u64>,
+    forwarders: Vec<ForwarderWorker>,
+    ingresses: Vec<IngressWorker>,
+    dead_letters_told: Option<(Instant, u64)>,
+}
+
+impl Sampler {
+    pub(super) fn new(ctx: Arc<Context>) -> Result<Self, reqwest::Error> {
+        let client = Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).connect_timeout(ANSWER_TIMEOUT).build()?;
+        Ok(Self { ctx, client, round: 0, written: HashMap::new(), facts: HashMap::new(), looked: BTreeMap::new() })
+    }
+
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.round() => {}
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        self.ask().await;
+        let ctx = self.ctx.clone();
+        let stores = ctx.caches.stores.state();
+        let routes = ctx.caches.routes.state();
+        let processors = ctx.caches.processors.state();
+        if self.round.is_multiple_of(ROUNDS_BETWEEN_LOOKS) {
+            self.look(stores.iter().filter_map(|object| object.0.as_ref().ok())).await;
+        }
+        self.round += 1;
+        for store in stores.iter().filter_map(|object| object.0.as_ref().ok()) {
+            self.store(store).await;
+        }
+        for route in routes.iter().filter_map(|object| object.0.as_ref().ok()) {
+            self.route(route).await;
+        }
+        for processor in processors.iter().filter_map(|object| object.0.as_ref().ok()) {
+            self.processor(processor).await;
+        }
+        let uids: std::collections::HashSet<String> = stores
+            .iter()
+            .filter_map(|object| object.uid())
+            .chain(routes.iter().filter_map(|object| object.uid()))
+            .chain(processors.iter().filter_map(|object| object.uid()))
+            .collect();
+        self.written.retain(|uid, _| uids.contains(uid));
+        self.facts.retain(|uid, _| uids.contains(uid));
+    }
+
+    /// Asks every worker that has an address.
+    async fn ask(&self) {
+        let pods = self.ctx.caches.pods.state();
+        let running = pods.iter().filter(|pod| is_running(pod)).cloned();
+        let running: Vec<Arc<Pod>> = running.collect();
+        let asked = running.into_iter().map(|pod| ask_one(self.client.clone(), pod));
+        let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            if let Some((namespace, name, report)) = answer {
+                self.ctx.samples.put(&namespace, &name, report);
+            }
+        }
+        self.ctx.samples.retain(|namespace, name| {
+            pods.iter().any(|pod| pod.name_any() == name && pod.namespace().as_deref() == Some(namespace))
+        });
+    }
+
+    /// Looks at the stores that no worker uses.
+    async fn look(&mut self, stores: impl Iterator<Item = &MessageStore>) {
+        let mut looked = BTreeMap::new();
+        for store in stores.filter(|store| store.metadata.deletion_timestamp.is_none()) {
+            let key = (store.namespace().unwrap_or_default(), store.name_any());
+            if self.ctx.samples.store(&key.0, &key.1).is_some() {
+                self.ctx.brokers.release(&key.0, &key.1);
+                continue;
+            }
+            let Ok(plan) = compile::store(store) else { continue };
+            if !is_resolved(store) {
+                continue;
+            }
+            let (handle, _) = self.ctx.brokers.store(&key.0, &plan);
+            looked.insert(key, brokers::look(&*handle).await);
+        }
+        self.looked = looked;
+    }
+
+    fn report_of(&self, namespace: &str, name: &str) -> Option<StoreReport> {
+        let looked = || self.looked.get(&(namespace.to_owned(), name.to_owned())).cloned();
+        self.ctx.samples.store(namespace, name).or_else(looked)
+    }
+
+    async fn store(&mut self, store: &MessageStore) {
+        let namespace = store.namespace().unwrap_or_default();
+        let Some(found) = self.report_of(&namespace, &store.name_any()) else { return };
+        let facts = hash(&json!(found.link));
+        if self.turned(store.uid(), facts) {
+            self.ctx.duties.stores.mark(&namespace, &store.name_any());
+        }
+        // What can't be asked now is left as it was.
+        let (Some(ready), Some(consumers)) = (found.ready, found.consumers) else { return };
+        let numbers = json!({"messages": ready, "consumers": consumers});
+        let Some(mut numbers) = self.due(store, numbers) else { return };
+        numbers["sampledAt"] = json!(Time(Timestamp::now()));
+        self.send(store, numbers).await;
+    }
+
+    async fn route(&mut self, route: &IngressRoute) {
+        let together = self.ctx.samples.of(&route.uid().unwrap_or_default());
+        if self.turned(route.uid(), facts(&together)) {
+            self.ctx.duties.routes.mark(&route.namespace().unwrap_or_default(), &route.name_any());
+        }
+        let status = route.status.clone().unwrap_or_default();
+        let written = self.written.entry(route.uid().unwrap_or_default()).or_insert_with(|| Written {
+            sums: vec![status.accepted.unwrap_or(0), status.rejected.unwrap_or(0), status.failed.unwrap_or(0)],
+            ingresses: status.workers.clone(),
+            ..Written::default()
+        });
+        let seen: Vec<IngressWorker> = together.workers.iter().filter_map(ingress_worker).collect();
+        let mut sums = [0; 3];
+        sums.copy_from_slice(&written.sums);
+        let there = pods_there(&self.ctx, &route.uid().unwrap_or_default());
+        let workers = counters::add(&mut sums, &written.ingresses, &seen, |worker| there.contains(&worker.pod));
+        written.sums = sums.to_vec();
+        written.ingresses.clone_from(&workers);
+        let numbers = json!({"accepted": sums[0], "rejected": sums[1], "failed": sums[2], "workers": workers});
+        if let Some(numbers) = self.due(route, numbers) {
+            self.send(route, numbers).await;
+        }
+    }
+
+    async fn processor(&mut self, processor: &ForwardingProcessor) {
+        let (namespace, uid) = (processor.namespace().unwrap_or_default(), processor.uid().unwrap_or_default());
+        let together = self.ctx.samples.of(&uid);
+        if self.turned(processor.uid(), facts(&together)) {
+            self.ctx.duties.processors.mark(&namespace, &processor.name_any());
+        }
+        let status = processor.status.clone().unwrap_or_default();
+        let written = self.written.entry(uid.clone()).or_insert_with(|| Written {
+            sums: [status.delivered, status.failed_attempts, status.dead_lettered, status.dropped, status.filtered]
+                .map(Option::unwrap_or_default)
+                .to_vec(),
+            forwarders: status.workers.clone(),
+            ..Written::default()
+        });
+        let seen: Vec<ForwarderWorker> = together.workers.iter().filter_map(forwarder_worker).collect();
+        let mut sums = [0; 5];
+        sums.copy_from_slice(&written.sums);
+        let there = pods_there(&self.ctx, &uid);
+        let workers = counters::add(&mut sums, &written.forwarders, &seen, |worker| there.contains(&worker.pod));
+        written.sums = sums.to_vec();
+        written.forwarders.clone_from(&workers);
+        self.tell_dead_letters(processor, sums[2]).await;
+        let mut numbers = json!({
+            "delivered": sums[0], "failedAttempts": sums[1], "deadLettered": sums[2], "dropped": sums[3],
+            "filtered": sums[4], "workers": workers,
+        });
+        let mut put = |name: &str, value: Value| {
+            if !value.is_null() {
+                numbers[name] = value;
+            }
+        };
+        let standing = &together.standing;
+        put("held", json!(standing.held));
+        let age = standing.oldest_taken_age.map(|age| duration::format(Duration::from_secs(age.as_secs())).to_string());
+        put("oldestTakenAge", json!(age));
+        put("nextTick", json!(standing.next_tick));
+        // The last facts outlive the pods that knew them.
+        put("lastDelivery", json!(standing.last_delivery.clone().or(status.last_delivery)));
+        put("lastFailure", json!(standing.last_failure.clone().or(status.last_failure)));
+        if let Some(Plan::Forwarder(plan)) = self.ctx.plan(&uid).as_deref() {
+            let backlog = self.backlog(&namespace, plan, &together).await.map(|ready| ready + standing.held);
+            put("backlog", json!(backlog.or(status.backlog)));
+            let before = status.dead_letter.and_then(|before| before.messages);
+            put("deadLetter", json!(self.dead_letters(&namespace, plan, &together, before).await));
+        }
+        if let Some(numbers) = self.due(processor, numbers) {
+            self.send(processor, numbers).await;
+        }
+    }
+
+    async fn backlog(&self, namespace: &str, plan: &ForwarderPlan, together: &Together) -> Option<u64> {
+        self.ready(namespace, plan, &plan.source, together).await
+    }
+
+    async fn dead_letters(
+        &self,
+        namespace: &str,
+        plan: &ForwarderPlan,
+        together: &Together,
+        before: Option<u64>,
+    ) -> Option<DeadLetterStatus> {
+        let name = plan.dead_letters.as_ref()?;
+        let store = plan.stores.get(name)?;
+        let queue = store.topology.queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default();
+        let messages = self.ready(namespace, plan, name, together).await;
+        Some(DeadLetterStatus { queue, messages: messages.or(before) })
+    }
+
+    /// What waits in a store of a plan: as its workers say, as others say, or as we find it.
+    async fn ready(&self, namespace: &str, plan: &ForwarderPlan, name: &str, together: &Together) -> Option<u64> {
+        if let Some(ready) = together.stores.get(name).and_then(|store| store.ready) {
+            return Some(ready);
+        }
+        if let Some(report) = self.report_of(namespace, name) {
+            return report.ready;
+        }
+        if !together.workers.is_empty() {
+            return None;
+        }
+        // The default dead letter queue of a processor without pods has no MessageStore that would be looked at.
+        let (handle, _) = self.ctx.brokers.store(namespace, plan.stores.get(name)?);
+        brokers::look(&*handle).await.ready
+    }
+
+    /// Says that there are new dead letters, not more than once a minute.
+    async fn tell_dead_letters(&mut self, processor: &ForwardingProcessor, dead_lettered: u64) {
+        let Some(written) = self.written.get_mut(&processor.uid().unwrap_or_default()) else { return };
+        let (at, told) = *written.dead_letters_told.get_or_insert((Instant::now(), dead_lettered));
+        if dead_lettered <= told || (told > 0 && at.elapsed() < DEAD_LETTERS_TOLD_EVERY) {
+            return;
+        }
+        written.dead_letters_told = Some((Instant::now(), dead_lettered));
+        let note = format!("{} messages were moved to the dead letter store", dead_lettered - told);
+        let happened = Happened { warning: true, reason: "DeadLettered", note };
+        self.ctx.events.tell(&report::reference(processor), &happened).await;
+    }
+
+    /// Whether what is no number changed.
+    fn turned(&mut self, uid: Option<String>, facts: u64) -> bool {
+        self.facts.insert(uid.unwrap_or_default(), facts) != Some(facts)
+    }
+
+    /// The numbers, if they changed and it is time to write.
+    fn due<K: Ours>(&mut self, object: &K, numbers: Value) -> Option<Value> {
+        let written = self.written.entry(object.uid().unwrap_or_default()).or_default();
+        let is_new = written.value != numbers;
+        let is_time = written.at.is_none_or(|at| at.elapsed() >= WRITE_EVERY);
+        if !is_new || !is_time || object.meta().deletion_timestamp.is_some() {
+            return None;
+        }
+        if written.value.is_null() && holds(object, &numbers) {
+            // A controller that was restarted finds what it wrote before.
+            written.value = numbers;
+            return None;
+        }
+        written.value.clone_from(&numbers);
+        written.at = Some(Instant::now());
+        Some(numbers)
+    }
+
+    async fn send<K: Ours>(&mut self, object: &K, numbers: Value) {
+        if let Err(error) = report::patch(&self.ctx, object, SAMPLER, &numbers).await {
+            tracing::debug!(%error, kind = K::KIND, name = object.name_any(), "the numbers could not be written");
+            // Again with the next round.
+            if let Some(written) = self.written.get_mut(&object.uid().unwrap_or_default()) {
+                (written.value, written.at) = (Value::Null, None);
+            }
+        }
+    }
+}
+
+async fn ask_one(client: Client, pod: Arc<Pod>) -> Option<(String, String, WorkerReport)> {
+    let address = pod.status.as_ref()?.pod_ip.clone()?;
+    let host = if address.contains(':') { format!("[{address}]") } else { address };
+    let answer = client.get(format!("http://{host}:{ADMIN_PORT}/status")).send().await.ok()?;
+    let report: WorkerReport = answer.json().await.ok()?;
+    // An address may have passed to somebody else's pod.
+    let is_its = pod.labels().get(UID_LABEL) == Some(&report.object.uid);
+    is_its.then(|| (pod.namespace().unwrap_or_default(), pod.name_any(), report))
+}
+
+fn is_running(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    status.is_some_and(|status| status.phase.as_deref() == Some("Running") && status.pod_ip.is_some())
+}
+
+fn is_resolved(store: &MessageStore) -> bool {
+    let conditions = store.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    crate::api::condition::is_true(conditions, crate::api::condition::RESOLVED_REFS)
+}
+
+fn pods_there(ctx: &Context, uid: &str) -> Vec<String> {
+    ctx.caches.pods_of(uid).iter().map(|pod| pod.name_any()).collect()
+}
+
+fn ingress_worker((pod, report): &(String, WorkerReport)) -> Option<IngressWorker> {
+    let counts = report.ingress?;
+    Some(IngressWorker {
+        pod: pod.clone(),
+        started: Some(whole_seconds(&report.started)),
+        accepted: counts.accepted,
+        rejected: counts.rejected,
+        failed: counts.failed,
+    })
+}
+
+fn forwarder_worker((pod, report): &(String, WorkerReport)) -> Option<ForwarderWorker> {
+    let standing = report.forwarder.as_ref()?;
+    Some(ForwarderWorker {
+        pod: pod.clone(),
+        started: Some(whole_seconds(&report.started)),
+        delivered: standing.delivered,
+        failed_attempts: standing.failed_attempts,
+        dead_lettered: standing.dead_lettered,
+        dropped: standing.dropped,
+        filtered: standing.filtered,
+    })
+}
+
+/// As the API server keeps times: what comes back must be equal to what was sent.
+fn whole_seconds(time: &Time) -> Time {
+    Time(Timestamp::from_second(time.0.as_second()).unwrap_or(time.0))
+}
+
+/// What of the workers' words is no number.
+fn facts(together: &Together) -> u64 {
+    let links: BTreeMap<&String, &Link> = together.stores.iter().map(|(name, store)| (name, &store.link)).collect();
+    let standing = &together.standing;
+    hash(&json!({
+        "links": links,
+        "workers": !together.workers.is_empty(),
+        "deactivation": standing.deactivation,
+        "reachable": standing.target_reachable,
+        "hindrance": standing.hindrance,
+        "lost": standing.responses_lost,
+    }))
+}
+
+fn hash(value: &Value) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    value.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Whether the object's status has these numbers.
+fn holds<K: Ours>(object: &K, numbers: &Value) -> bool {
+    let status = serde_json::to_value(object).map(|mut value| value["status"].take()).unwrap_or_default();
+    numbers.as_object().is_some_and(|numbers| numbers.iter().all(|(name, value)| status.get(name) == Some(value)))
+}

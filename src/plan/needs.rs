@@ -1,0 +1,88 @@
+//! What a plan needs besides itself: keys of Secrets and config maps, and time to end in order.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{AuthPlan, ForwarderPlan, HttpTargetPlan, IngressPlan, KeyRef, KeySource, Plan, StorePlan, TargetPlan};
+
+/// The longest deadline that a store may have.
+const LONGEST_STORE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Above the time-outs of a target, until an attempt that ends is seen to have ended.
+const MARGIN: Duration = Duration::from_secs(10);
+
+impl Plan {
+    /// The Secrets and config maps that a worker of this plan reads, whole.
+    pub fn sources(&self) -> BTreeSet<(KeySource, String)> {
+        let (stores, target) = match self {
+            Self::Ingress(plan) => (&plan.stores, Vec::new()),
+            Self::Forwarder(plan) => (&plan.stores, plan.target_keys()),
+        };
+        let target = target.into_iter().map(|key| (key.source, key.name));
+        stores.values().flat_map(StorePlan::sources).chain(target).collect()
+    }
+
+    /// The stores, by name.
+    pub fn stores(&self) -> &std::collections::BTreeMap<String, StorePlan> {
+        match self {
+            Self::Ingress(plan) => &plan.stores,
+            Self::Forwarder(plan) => &plan.stores,
+        }
+    }
+
+    /// How long what is under way may take to end by itself.
+    pub fn patience(&self) -> Duration {
+        match self {
+            Self::Ingress(plan) => plan.patience(),
+            Self::Forwarder(plan) => plan.patience(),
+        }
+    }
+}
+
+impl StorePlan {
+    /// The Secrets and config maps that lead to the broker.
+    pub fn sources(&self) -> Vec<(KeySource, String)> {
+        let ca = self.broker.tls.as_ref().and_then(|tls| tls.ca.as_ref());
+        let secret = (KeySource::Secret, self.broker.connection.secret());
+        std::iter::once(secret).chain(ca.map(|ca| (ca.source, ca.name.clone()))).collect()
+    }
+}
+
+impl IngressPlan {
+    /// A request may still be read when the drain begins, and is then stored.
+    fn patience(&self) -> Duration {
+        let slowest = self.stores.values().map(|store| store.deadline).max().unwrap_or_default();
+        self.limits.read_timeout + slowest + MARGIN
+    }
+}
+
+impl ForwarderPlan {
+    /// How long what is under way may take to end by itself.
+    pub fn patience(&self) -> Duration {
+        let attempt = match &self.target {
+            TargetPlan::Http(http) => (http.connect_timeout + http.timeout) * 2 + http.timeout,
+            TargetPlan::Store(_) => LONGEST_STORE_DEADLINE,
+        };
+        attempt + LONGEST_STORE_DEADLINE + MARGIN
+    }
+
+    /// Every key that the target needs.
+    pub fn target_keys(&self) -> Vec<KeyRef> {
+        let TargetPlan::Http(http) = &self.target else { return Vec::new() };
+        let HttpTargetPlan { tls, auth, .. } = &**http;
+        let secret =
+            |name: &str, key: &str| KeyRef { source: KeySource::Secret, name: name.to_owned(), key: key.to_owned() };
+        let mut keys = Vec::new();
+        if let Some(tls) = tls {
+            keys.extend(tls.ca.clone());
+            let client = tls.client_cert_secret.iter();
+            keys.extend(client.flat_map(|name| [secret(name, "tls.crt"), secret(name, "tls.key")]));
+        }
+        match auth {
+            Some(AuthPlan::Basic(name)) => keys.extend([secret(name, "username"), secret(name, "password")]),
+            Some(AuthPlan::Bearer(key)) => keys.push(key.clone()),
+            None => {}
+        }
+        keys
+    }
+}
