@@ -1,5 +1,5 @@
 # `make test` is the whole judgement; the other targets are its parts and what a contributor needs between.
-.PHONY: test test-all soak quick lint crds chart bench
+.PHONY: test test-all soak quick lint crds chart bench cluster cluster-down
 
 test: ## format, lints, every test, a minute of fuzzing; ends with a count
 	tests/all.sh
@@ -27,3 +27,12 @@ chart: ## writes the chart's CRDs, deploy/ and the table of values, and lints th
 bench: ## accepted and delivered messages a second on this machine, beside wrk straight to the sink
 	cargo build --release
 	benches/throughput
+
+cluster: ## a real one-node Kubernetes on this machine; see tests/cluster/README.md (needs root; the first time 9 minutes)
+	@kubeconfig=$$(tests/cluster/cluster up) && printf '%s\n' \
+	  "Kubernetes is up. From this machine:" "  export KUBECONFIG=$$kubeconfig" \
+	  "With pods and Services in reach, kubectl and helm on the path:" "  tests/cluster/cluster exec kubectl get pods -A" \
+	  "To end it:" "  make cluster-down"
+
+cluster-down: ## ends it and removes all it made
+	tests/cluster/cluster down
