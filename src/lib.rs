@@ -6,9 +6,11 @@
 //! Data flows downwards, and a test (`tests/architecture.rs`) holds the edges:
 //!
 //! ```text
-//!  cli ─► local ─► ingress ──────────► expression ─► core      HTTP -> store
-//!              ├─► forwarder ─► target ─► store ───► core      store -> target
-//!              └─► plan ─► api, core, expression               manifests -> plans
+//!  cli ─► controller ───────────────────────────────┐          objects -> plans in pods, and their status
+//!      ├─► worker ─┬─► ingress ──────────► expression ─► core  a plan in a pod
+//!      └─► local ──┼─► forwarder ─► target ─► store ───► core  manifests, all plans in one process
+//!                  ├─► status, broker                    │     facts -> conditions; Secrets -> addresses
+//!                  └─► plan ─► api, core, expression ◄───┘     objects -> plans
 //! ```
 //!
 //! `core` (the delivery rules, pure) and `api` (the three kinds, as users write them) are leaves that know nothing

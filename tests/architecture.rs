@@ -6,13 +6,35 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Module -> what it may use. A module may always use itself; every process module may use `shutdown`.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 18] = [
     (
         "cli",
-        &["api", "plan", "expression", "controller", "local", "ingress", "forwarder", "sink", "telemetry", "shutdown"],
+        &[
+            "api",
+            "plan",
+            "expression",
+            "controller",
+            "local",
+            "worker",
+            "ingress",
+            "forwarder",
+            "sink",
+            "telemetry",
+            "core",
+            "shutdown",
+        ],
     ),
-    ("controller", &["plan", "api", "store", "telemetry", "shutdown"]),
-    ("local", &["api", "plan", "store", "ingress", "forwarder", "sink", "telemetry", "core", "shutdown"]),
+    ("controller", &["plan", "api", "status", "broker", "store", "forwarder", "telemetry", "core", "shutdown"]),
+    (
+        "local",
+        &["api", "plan", "status", "broker", "store", "ingress", "forwarder", "sink", "telemetry", "core", "shutdown"],
+    ),
+    (
+        "worker",
+        &["api", "plan", "status", "broker", "store", "target", "ingress", "forwarder", "telemetry", "shutdown"],
+    ),
+    ("status", &["api", "plan", "store", "forwarder", "core"]),
+    ("broker", &["plan", "store"]),
     ("ingress", &["plan", "store", "expression", "telemetry", "core", "shutdown"]),
     ("forwarder", &["plan", "store", "target", "expression", "telemetry", "core", "shutdown"]),
     ("sink", &["shutdown"]),

@@ -2,14 +2,19 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, ValidationDirective};
-use kube::{Api, ResourceExt as _};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::PodSpec;
+use kube::Api;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, ValidationDirective,
+};
 use serde_json::json;
 
 use super::context::{Applied, Context, lock};
 use super::error::{Error, api};
 use super::resources::{Child, ChildKind};
 use super::watch::ChildMeta;
+use crate::api::UID_LABEL;
 use crate::plan::ObjectName;
 
 /// Owns children, and the part of the status that reconciles write.
@@ -84,17 +89,25 @@ fn hash_of(child: &Child) -> u64 {
     hasher.finish()
 }
 
-/// Deletes children that are not wanted any more. Plans that pods still run stay.
+/// Deletes children that are not wanted any more. Plans that a pod runs, or may still be started with, stay.
 pub(super) async fn prune(ctx: &Context, owner: &ObjectName, wanted: &[(ChildKind, String)]) -> Result<(), Error> {
-    let named = plans_in_use(ctx, &owner.uid);
+    let mut old_plans = Vec::new();
     for kind in ChildKind::ALL {
         for child in ctx.caches.children(kind, &owner.uid) {
             let is_wanted = wanted.iter().any(|(of, name)| *of == kind && *name == child.name);
-            let is_used = kind == ChildKind::ConfigMap && named.contains(&child.name);
-            if !is_wanted && !is_used && !child.deleting {
-                delete(ctx, kind, &owner.namespace, &child.name).await?;
+            match kind {
+                _ if is_wanted || child.deleting => {}
+                ChildKind::ConfigMap => old_plans.push(child.name),
+                _ => delete(ctx, kind, &owner.namespace, &child.name).await?,
             }
         }
+    }
+    if old_plans.is_empty() {
+        return Ok(());
+    }
+    let used = plans_in_use(ctx, owner).await?;
+    for plan in old_plans.iter().filter(|plan| !used.contains(plan)) {
+        delete(ctx, ChildKind::ConfigMap, &owner.namespace, plan).await?;
     }
     Ok(())
 }
@@ -124,15 +137,19 @@ pub(super) async fn scale_to_zero(ctx: &Context, namespace: &str, name: &str) ->
     api("scale a Deployment", deployments.patch(name, &params, &patch)).await.map(|_| ())
 }
 
-/// The config maps of plans that a pod names, or a ReplicaSet that may still start one.
-fn plans_in_use(ctx: &Context, uid: &str) -> Vec<String> {
-    let pods = ctx.caches.pods_of(uid);
-    let volumes = pods.iter().filter_map(|pod| pod.spec.as_ref()?.volumes.as_ref()).flatten();
-    let of_pods = volumes.filter_map(|volume| volume.config_map.as_ref().map(|map| map.name.clone()));
-    let deployments = ctx.caches.deployments.state();
-    let own =
-        deployments.iter().filter(|deployment| deployment.owner_references().iter().any(|owner| owner.uid == uid));
-    let templates = own.filter_map(|deployment| deployment.spec.as_ref()?.template.spec.as_ref()?.volumes.clone());
-    let of_templates = templates.flatten().filter_map(|volume| volume.config_map.map(|map| map.name));
-    of_pods.chain(of_templates).collect()
+/// The config maps of plans that a pod names, or a `ReplicaSet` that still wants pods: while a rollout is stuck, a pod of
+/// the old one starts again with the old plan.
+async fn plans_in_use(ctx: &Context, owner: &ObjectName) -> Result<Vec<String>, Error> {
+    fn of(pod: Option<&PodSpec>) -> impl Iterator<Item = String> {
+        let volumes = pod.and_then(|pod| pod.volumes.as_ref()).into_iter().flatten();
+        volumes.filter_map(|volume| volume.config_map.as_ref().map(|map| map.name.clone()))
+    }
+    ctx.metrics.requested("list", "ReplicaSet");
+    let sets: Api<ReplicaSet> = Api::namespaced(ctx.client.clone(), &owner.namespace);
+    let own = ListParams::default().labels(&format!("{UID_LABEL}={}", owner.uid));
+    let sets = api("list ReplicaSets", sets.list(&own)).await?;
+    let wanting = sets.items.iter().filter_map(|set| set.spec.as_ref()).filter(|spec| spec.replicas != Some(0));
+    let of_sets = wanting.filter_map(|spec| spec.template.as_ref()).flat_map(|template| of(template.spec.as_ref()));
+    let pods = ctx.caches.pods_of(&owner.uid);
+    Ok(of_sets.chain(pods.iter().flat_map(|pod| of(pod.spec.as_ref()))).collect())
 }

@@ -240,7 +240,12 @@ impl<'a> Report<'a> {
         let standing = &self.together.standing;
         let mut verdict = Verdict::new(self.object.metadata.generation.unwrap_or(0), Timestamp::now());
         verdict.references(self.missing.as_ref());
-        let links = workers::links(self.ctx, &name, self.plan.filter(|_| self.missing.is_none()));
+        let links = workers::links(
+            self.ctx,
+            &name,
+            self.plan.filter(|_| self.missing.is_none()),
+            state == ProcessorState::Active,
+        );
         verdict.brokers(links.iter().map(|(store, link)| (store.as_str(), link.clone())));
         let last_error = standing.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
         match condition::find(settle::conditions(self.object), TARGET_REACHABLE) {

@@ -90,7 +90,8 @@ async fn status(
     });
     let mut verdict = Verdict::new(generation, Timestamp::now());
     verdict.references(missing);
-    verdict.brokers(workers::links(ctx, &name, plan).iter().map(|(store, link)| (store.as_str(), link.clone())));
+    let links = workers::links(ctx, &name, plan.filter(|_| missing.is_none()), wanted > 0);
+    verdict.brokers(links.iter().map(|(store, link)| (store.as_str(), link.clone())));
     verdict.degraded(None);
     verdict.paused(false);
     let ready = if wanted == 0 { "ScaledToZero" } else { "Ready" };

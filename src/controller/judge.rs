@@ -44,13 +44,11 @@ fn judged<P>(findings: Vec<Finding>, plan: impl FnOnce() -> Result<P, Finding>) 
         findings
     };
     let wrong: Vec<&Finding> = findings.iter().filter(|finding| finding.reason != Reason::NotFound).collect();
-    match wrong.first() {
-        Some(first) => Judged::Rejected { reason: first.reason.as_str(), message: lines(&wrong) },
-        None => {
-            let all: Vec<&Finding> = findings.iter().collect();
-            Judged::Unresolved(Missing { reason: Reason::NotFound.as_str(), message: lines(&all) })
-        }
+    if let Some(first) = wrong.first() {
+        return Judged::Rejected { reason: first.reason.as_str(), message: lines(&wrong) };
     }
+    let all: Vec<&Finding> = findings.iter().collect();
+    Judged::Unresolved(Missing { reason: Reason::NotFound.as_str(), message: lines(&all) })
 }
 
 fn lines(findings: &[&Finding]) -> String {

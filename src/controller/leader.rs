@@ -112,9 +112,8 @@ impl Elector {
             }
             match self.attempt().await {
                 Ok(true) => {}
-                Ok(false) => return false,
                 Err(error) if self.leadership.is_ours() => tracing::warn!(%error, "the lease could not be renewed"),
-                Err(_) => return false,
+                Ok(false) | Err(_) => return false,
             }
         }
     }

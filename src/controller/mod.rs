@@ -47,10 +47,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::reflector::Store;
-use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +61,7 @@ use error::Error;
 use leader::{Elector, Leadership};
 use report::Ours;
 use resources::WorkerSettings;
-use watch::{Duties, Guarded, Scope};
+use watch::{Changes, Duties, Guarded, Scope};
 
 use crate::api::{ForwardingProcessor, IngressRoute, MessageStore};
 use crate::telemetry::controller::ControllerMetrics;
@@ -156,13 +155,11 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         start(&client, scope, &options, &leadership, &metrics, &stop, &mut tasks)?;
     }
     let held = async {
-        match elector {
-            Some(elector) => elector.hold(&shutdown).await,
-            None => {
-                shutdown.cancelled().await;
-                true
-            }
-        }
+        let Some(elector) = elector else {
+            shutdown.cancelled().await;
+            return true;
+        };
+        elector.hold(&shutdown).await
     };
     let ended = tokio::select! {
         held = held => if held { Ok(()) } else { Err(ControllerError::LostLease) },
@@ -274,7 +271,7 @@ impl Reconciled for ForwardingProcessor {
 
 /// Runs the controller of one kind.
 async fn control<K: Reconciled>(
-    changes: impl Stream<Item = Result<Guarded<K>, watcher::Error>> + Send + 'static,
+    changes: Changes<K>,
     objects: Store<Guarded<K>>,
     due: Due,
     ctx: Arc<Context>,
@@ -311,6 +308,7 @@ async fn once<K: Reconciled>(object: Arc<Guarded<K>>, ctx: Arc<Context>) -> Resu
     Ok(Action::requeue(again))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the controller gives them so")]
 fn try_again<K: Reconciled>(object: Arc<Guarded<K>>, error: &Error, ctx: Arc<Context>) -> Action {
     let class = error.class();
     let failures = ctx.failed(&*object);

@@ -100,10 +100,10 @@ mod tests {
         if let Some(failover) = failover {
             spec["failoverStoreRef"] = json!({"name": failover});
         }
-        object(name, spec)
+        object(name, &spec)
     }
 
-    fn object<K: serde::de::DeserializeOwned>(name: &str, spec: Value) -> K {
+    fn object<K: serde::de::DeserializeOwned>(name: &str, spec: &Value) -> K {
         serde_json::from_value(json!({"apiVersion": "stagepost.dev/v1alpha1", "kind": "MessageStore",
             "metadata": {"name": name, "namespace": "shop"}, "spec": spec}))
         .unwrap()

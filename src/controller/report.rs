@@ -74,9 +74,9 @@ pub(super) fn merged(old: &[Condition], new: Vec<Condition>) -> Vec<Condition> {
 }
 
 /// Conditions of a spec that is not valid: what runs is what was valid before, and stays as it was said to be.
-pub(super) fn rejected(old: &[Condition], rejected: Vec<Condition>) -> Vec<Condition> {
+pub(super) fn rejected(old: &[Condition], rejected: &[Condition]) -> Vec<Condition> {
     let said = |kind: &str| rejected.iter().any(|new| new.type_ == kind);
-    old.iter().filter(|old| !said(&old.type_)).cloned().chain(rejected.clone()).collect()
+    old.iter().filter(|old| !said(&old.type_)).chain(rejected).cloned().collect()
 }
 
 /// Writes the part of the status that reconciles own, if it is not there already, and tells what changed.

@@ -65,18 +65,18 @@ mod tests {
 
     use super::*;
 
-    fn deployment(generation: i64, status: serde_json::Value) -> Deployment {
+    fn deployment(generation: i64, status: &serde_json::Value) -> Deployment {
         serde_json::from_value(json!({"metadata": {"generation": generation}, "status": status})).unwrap()
     }
 
     #[test]
     fn it_is_complete_when_all_pods_run_the_plan() {
         let all = json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2});
-        assert_eq!(of(Some(&deployment(2, all.clone())), 2, &[]), Rollout::Complete);
-        assert_ne!(of(Some(&deployment(3, all)), 2, &[]), Rollout::Complete);
+        assert_eq!(of(Some(&deployment(2, &all)), 2, &[]), Rollout::Complete);
+        assert_ne!(of(Some(&deployment(3, &all)), 2, &[]), Rollout::Complete);
         let old = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2, "availableReplicas": 3});
-        assert_ne!(of(Some(&deployment(2, old)), 2, &[]), Rollout::Complete);
-        assert_eq!(of(Some(&deployment(1, json!({"observedGeneration": 1}))), 0, &[]), Rollout::Complete);
+        assert_ne!(of(Some(&deployment(2, &old)), 2, &[]), Rollout::Complete);
+        assert_eq!(of(Some(&deployment(1, &json!({"observedGeneration": 1}))), 0, &[]), Rollout::Complete);
         assert_ne!(of(None, 1, &[]), Rollout::Complete);
     }
 
@@ -90,7 +90,7 @@ mod tests {
         .unwrap();
         let Rollout::Progressing(reason, message) = of(None, 1, &[]) else { panic!("complete") };
         assert_eq!((reason, message.as_str()), ("Progressing", "its pods are about to be created"));
-        let empty = deployment(1, json!({}));
+        let empty = deployment(1, &json!({}));
         let Rollout::Progressing(reason, message) = of(Some(&empty), 1, &[Arc::new(pod)]) else { panic!("complete") };
         assert_eq!(reason, "PodNotStarted");
         assert!(

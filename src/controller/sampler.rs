@@ -240,7 +240,7 @@ impl Sampler {
         };
         let standing = &together.standing;
         put("held", json!(standing.held));
-        let age = standing.oldest_taken_age.map(|age| duration::format(Duration::from_secs(age.as_secs())).to_string());
+        let age = standing.oldest_taken_age.map(|age| duration::format(Duration::from_secs(age.as_secs())));
         put("oldestTakenAge", json!(age));
         put("nextTick", json!(standing.next_tick));
         // The last facts outlive the pods that knew them.

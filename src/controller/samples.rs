@@ -53,7 +53,13 @@ impl Samples {
             }
             for (name, store) in &report.stores {
                 let worst = together.stores.entry(name.clone()).or_insert_with(|| store.clone());
-                if worst.link == Link::Up && store.link != Link::Up {
+                // One that has just begun says nothing against the others; one that can't does.
+                let is_worse = match (&worst.link, &store.link) {
+                    (Link::Connecting, _) => true,
+                    (Link::Up, link) => *link != Link::Connecting && *link != Link::Up,
+                    _ => false,
+                };
+                if is_worse {
                     worst.link = store.link.clone();
                 }
                 worst.ready = worst.ready.or(store.ready);

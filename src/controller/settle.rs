@@ -34,7 +34,7 @@ pub(super) async fn paused<K: Ours>(ctx: &Context, object: &K) -> Result<Duratio
     let mut verdict = Verdict::silent(object.meta().generation.unwrap_or(0), Timestamp::now());
     verdict.paused(true);
     let conditions = verdict.so_far();
-    let kept = report::rejected(object.conditions(), conditions);
+    let kept = report::rejected(object.conditions(), &conditions);
     // What was observed is what was observed before the pause.
     keep(ctx, object, report::merged(object.conditions(), kept), None).await?;
     Ok(again(false))
@@ -49,7 +49,7 @@ pub(super) async fn rejected<K: Ours>(
 ) -> Result<Duration, Error> {
     let generation = object.meta().generation.unwrap_or(0);
     let conditions = Verdict::rejected(generation, Timestamp::now(), reason, message).finish(None, "Ready");
-    let kept = report::rejected(object.conditions(), conditions);
+    let kept = report::rejected(object.conditions(), &conditions);
     keep(ctx, object, report::merged(object.conditions(), kept), Some(generation)).await?;
     Ok(again(false))
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::ready;
 use std::sync::Arc;
 
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
@@ -128,11 +129,14 @@ impl Caches {
     }
 }
 
-/// The streams that the controllers run on.
-pub(super) struct Streams<S, R, P> {
-    pub(super) stores: S,
-    pub(super) routes: R,
-    pub(super) processors: P,
+/// The changes of one kind.
+pub(super) type Changes<K> = BoxStream<'static, Result<Guarded<K>, watcher::Error>>;
+
+/// What the controllers run on.
+pub(super) struct Streams {
+    pub(super) stores: Changes<MessageStore>,
+    pub(super) routes: Changes<IngressRoute>,
+    pub(super) processors: Changes<ForwardingProcessor>,
 }
 
 /// Starts to watch. The streams must be run; the rest runs in `tasks`.
@@ -143,14 +147,7 @@ pub(super) fn start(
     with_policies: bool,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
-) -> (
-    Caches,
-    Streams<
-        impl Stream<Item = Result<Guarded<MessageStore>, watcher::Error>> + Send + use<>,
-        impl Stream<Item = Result<Guarded<IngressRoute>, watcher::Error>> + Send + use<>,
-        impl Stream<Item = Result<Guarded<ForwardingProcessor>, watcher::Error>> + Send + use<>,
-    >,
-) {
+) -> (Caches, Streams) {
     let (stores, store_writer) = reflector::store();
     let (routes, route_writer) = reflector::store();
     let (processors, processor_writer) = reflector::store();
@@ -186,7 +183,10 @@ pub(super) fn start(
     }
     let looks = children.looks;
     let caches = Caches { stores, routes, processors, deployments, pods, looks };
-    (caches, Streams { stores: store_stream, routes: route_stream, processors: processor_stream })
+    (
+        caches,
+        Streams { stores: store_stream.boxed(), routes: route_stream.boxed(), processors: processor_stream.boxed() },
+    )
 }
 
 /// Who is concerned by a change of a store or a processor.

@@ -24,12 +24,19 @@ pub(super) async fn make(
     }
 }
 
-/// How the broker of each store stands: as the object's own workers say, else as others do.
-pub(super) fn links(ctx: &Context, object: &ObjectName, plan: Option<&Plan>) -> BTreeMap<String, Link> {
+/// How the broker of each store stands: as the object's own workers say; of an object that has none and wants none, as
+/// others do.
+pub(super) fn links(
+    ctx: &Context,
+    object: &ObjectName,
+    plan: Option<&Plan>,
+    wants_workers: bool,
+) -> BTreeMap<String, Link> {
     let together = ctx.samples.of(&object.uid);
     let stores = plan.map(Plan::stores).into_iter().flatten();
     let link = |(name, plan): (&String, _)| match together.stores.get(name) {
         Some(report) => (name.clone(), report.link.clone()),
+        None if wants_workers => (name.clone(), Link::Connecting),
         None => (name.clone(), message_store::link(ctx, &object.namespace, plan)),
     };
     stores.map(link).collect()

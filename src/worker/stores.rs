@@ -24,7 +24,7 @@ const DEPTH_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Stores {
     brokers: Vec<(BrokerPlan, Broker)>,
-    stores: BTreeMap<String, Arc<dyn MessageStore>>,
+    all: BTreeMap<String, Arc<dyn MessageStore>>,
     metrics: BTreeMap<String, StoreMetrics>,
 }
 
@@ -44,11 +44,11 @@ impl Stores {
             stores.insert(name.clone(), handle);
         }
         let metrics = stores.keys().map(|name| (name.clone(), metrics.store(&format!("{namespace}/{name}")))).collect();
-        Self { brokers, stores, metrics }
+        Self { brokers, all: stores, metrics }
     }
 
     pub(super) fn all(&self) -> &BTreeMap<String, Arc<dyn MessageStore>> {
-        &self.stores
+        &self.all
     }
 
     /// A Secret has changed: who is not connected tries again at once.
@@ -59,7 +59,7 @@ impl Stores {
     /// How each stands. Sets the gauges as well.
     pub(super) async fn report(&self) -> BTreeMap<String, StoreReport> {
         let mut reports = BTreeMap::new();
-        for (name, store) in &self.stores {
+        for (name, store) in &self.all {
             let connection = store.connection().borrow().clone();
             let depth = timeout(DEPTH_TIMEOUT, store.depth()).await.ok().and_then(Result::ok);
             if let Some(metrics) = self.metrics.get(name) {

@@ -89,7 +89,7 @@ pub struct WorkerSettings {
     pub log_format: String,
     /// As on the command line.
     pub log_level: String,
-    /// Who may reach the admin port, if NetworkPolicies are wanted: the peers of a rule.
+    /// Who may reach the admin port, if network policies are wanted: the peers of a rule.
     pub admin_peers: Option<Vec<Value>>,
 }
 

@@ -302,7 +302,7 @@ impl Worker {
         self.cut_off += cut_off;
         let mut view = lock(&self.view);
         let reports = running.handles.iter().map(|handle| handle.report());
-        view.before = reports.fold(view.before.clone(), |sum, report| sum.and(report)).after();
+        view.before = reports.fold(view.before.clone(), Standing::and).after();
         view.handles.clear();
     }
 

@@ -87,10 +87,7 @@ impl Keeper {
                 continue;
             }
             let settling = if result.is_ok() { self.settling() } else { None };
-            match settling {
-                Some(_) => self.tell(&Err(StoreError::NotConnected("the queue is being set up".to_owned()))),
-                None => self.tell(&result),
-            }
+            self.tell(&result, settling.is_some());
             let again = settling.unwrap_or_else(|| redeclare().delay(failures.max(1), fastrand::f64()));
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -138,7 +135,7 @@ impl Keeper {
         self.broker.settling(&self.topology.queue.as_ref()?.name)
     }
 
-    fn tell(&self, result: &Result<(), StoreError>) {
+    fn tell(&self, result: &Result<(), StoreError>, settling: bool) {
         let publishing = self.broker.0.publishing.state().borrow().clone();
         let consuming = self.broker.0.consuming.state().borrow().clone();
         let connection = match (result, publishing, consuming) {
@@ -149,6 +146,8 @@ impl Keeper {
             (_, State::Blocked(_, reason), _) => {
                 Connection::Down(StoreError::NotConnected(format!("blocked by the broker: {reason}")))
             }
+            // Nothing has failed: whoever publishes waits a moment.
+            (Ok(()), ..) if settling => Connection::Connecting,
             (Ok(()), State::Up(_), State::Up(_) | State::Blocked(..)) => Connection::Up,
         };
         self.up.send_if_modified(|now| {
