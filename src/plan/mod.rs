@@ -111,24 +111,6 @@ pub enum KeySource {
     ConfigMap,
 }
 
-impl KeySource {
-    /// The kind, as in `kind`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Secret => "Secret",
-            Self::ConfigMap => "ConfigMap",
-        }
-    }
-
-    /// The folder below which a worker finds those that are mounted.
-    pub fn folder(self) -> &'static str {
-        match self {
-            Self::Secret => "secret",
-            Self::ConfigMap => "config-map",
-        }
-    }
-}
-
 /// Where the values behind [`KeyRef`]s come from: mounted files in a pod, manifests in local mode.
 pub trait KeyValues: Send + Sync {
     /// The value now; `None` if the object or the key is missing.
@@ -193,16 +175,6 @@ pub enum BrokerConnection {
     Secret(String),
     /// A `RabbitmqCluster` of the RabbitMQ cluster operator.
     Cluster(String),
-}
-
-impl BrokerConnection {
-    /// The Secret that holds the address: the one that is named, or that which the cluster operator makes.
-    pub fn secret(&self) -> String {
-        match self {
-            Self::Secret(name) => name.clone(),
-            Self::Cluster(name) => format!("{name}-default-user"),
-        }
-    }
 }
 
 /// How a TLS peer is verified.
@@ -410,19 +382,6 @@ pub enum TargetAddress {
         /// Whether it is called by https.
         tls: bool,
     },
-}
-
-impl TargetAddress {
-    /// Where it is, seen from a pod.
-    pub fn in_cluster(&self, namespace: &str) -> String {
-        match self {
-            Self::Url(url) => url.clone(),
-            Self::Service { name, port, path, tls } => {
-                let scheme = if *tls { "https" } else { "http" };
-                format!("{scheme}://{name}.{namespace}.svc:{port}{path}")
-            }
-        }
-    }
 }
 
 /// Credentials for a target.

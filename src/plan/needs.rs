@@ -1,9 +1,12 @@
-//! What a plan needs besides itself: keys of Secrets and config maps, and time to end in order.
+//! What a plan needs besides itself: keys of Secrets and config maps, addresses, and time to end in order.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{AuthPlan, ForwarderPlan, HttpTargetPlan, IngressPlan, KeyRef, KeySource, Plan, StorePlan, TargetPlan};
+use super::{
+    AuthPlan, BrokerConnection, ForwarderPlan, HttpTargetPlan, IngressPlan, KeyRef, KeySource, Plan, StorePlan,
+    TargetAddress, TargetPlan,
+};
 
 /// The longest deadline that a store may have.
 const LONGEST_STORE_DEADLINE: Duration = Duration::from_secs(60);
@@ -84,5 +87,46 @@ impl ForwarderPlan {
             None => {}
         }
         keys
+    }
+}
+
+impl BrokerConnection {
+    /// The Secret that holds the address: the one that is named, or that which the cluster operator makes.
+    pub fn secret(&self) -> String {
+        match self {
+            Self::Secret(name) => name.clone(),
+            Self::Cluster(name) => format!("{name}-default-user"),
+        }
+    }
+}
+
+impl KeySource {
+    /// The kind, as in `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+        }
+    }
+
+    /// The folder below which a worker finds those that are mounted.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::ConfigMap => "config-map",
+        }
+    }
+}
+
+impl TargetAddress {
+    /// Where it is, seen from a pod.
+    pub fn in_cluster(&self, namespace: &str) -> String {
+        match self {
+            Self::Url(url) => url.clone(),
+            Self::Service { name, port, path, tls } => {
+                let scheme = if *tls { "https" } else { "http" };
+                format!("{scheme}://{name}.{namespace}.svc:{port}{path}")
+            }
+        }
     }
 }

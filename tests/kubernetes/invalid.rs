@@ -1,0 +1,77 @@
+//! K7: what is wrong is refused by the API server, or told by the controller, with the words of `stagepost check`.
+
+use std::path::PathBuf;
+
+use super::cluster::{file, run, shared};
+use super::space::{Space, condition};
+use crate::support::{eventually, seconds};
+
+/// A file of `tests/invalid`: who finds it, and what is said.
+struct Invalid {
+    path: PathBuf,
+    by: String,
+    expected: Vec<(String, String)>,
+    text: String,
+}
+
+fn invalid() -> Vec<Invalid> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(file("tests/invalid")).unwrap().flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let head = || text.lines().take_while(|line| line.starts_with('#'));
+        let by = head().find_map(|line| line.strip_prefix("# by: ")).unwrap_or_default().to_owned();
+        let expected = head().filter_map(|line| line.strip_prefix("# expect: ")?.split_once(": "));
+        let expected = expected.map(|(path, message)| (path.to_owned(), message.to_owned())).collect();
+        Invalid { path, by, expected, text }
+    };
+    files.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "yaml")).map(read).collect()
+}
+
+#[test]
+fn k7_the_api_server_refuses_what_it_can_judge_with_the_field_and_the_remedy() {
+    let Some(_shared) = shared() else { return };
+    let space = Space::empty("cel");
+    let mut count = 0;
+    for case in invalid().iter().filter(|case| case.by == "cel") {
+        let printed = run("kubectl", &["apply", "-n", &space.name, "--dry-run=server", "-f", "-"], &case.text);
+        let name = case.path.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(!printed.ok, "{name} was accepted");
+        for (_, message) in &case.expected {
+            let said = printed.err.replace('\n', " ");
+            assert!(said.contains(message.as_str()), "{name}: `{message}` is not in\n{}", printed.err);
+        }
+        count += 1;
+    }
+    println!("    K7: {count} refused by the API server");
+    assert!(count >= 30, "{count}");
+}
+
+#[test]
+fn k7_the_controller_tells_the_rest_with_the_same_words() {
+    let Some(_shared) = shared() else { return };
+    let mut count = 0;
+    for case in invalid().iter().filter(|case| case.by == "controller") {
+        let name = case.path.file_stem().unwrap().to_string_lossy().into_owned();
+        let space = Space::empty(&format!("c-{}", &name[..name.len().min(30)].trim_end_matches('-')));
+        space.apply(&case.text);
+        for (path, message) in &case.expected {
+            let said = format!("{path}: {message}");
+            eventually(&format!("{name}: some object says `{said}`"), seconds(30), || {
+                let objects = super::cluster::list(&space.name, "stagepost", "");
+                let said_by = |object: &serde_json::Value| {
+                    ["Accepted", "ResolvedRefs"].iter().any(|kind| {
+                        let condition = condition(object, kind);
+                        let text = condition["message"].as_str().unwrap_or_default();
+                        condition["status"] == "False" && text.contains(&said)
+                    })
+                };
+                objects.iter().any(said_by).then_some(())
+            });
+        }
+        count += 1;
+    }
+    println!("    K7: {count} told by the controller");
+    assert!(count >= 20, "{count}");
+}
