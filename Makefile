@@ -11,7 +11,7 @@ soak: ## 15 minutes at 500 messages a second, the broker killed every minute, th
 	SOAK_SECONDS=900 STAGEPOST_TEST_RABBITMQ=4.0 cargo test --test broker soak:: -- --nocapture
 
 quick: ## format, lints and the tests that need nothing but the toolchain, without fuzzing
-	FUZZ_SECONDS=0 RABBITMQ= tests/all.sh
+	FUZZ_SECONDS=0 RABBITMQ= CLUSTER=0 tests/all.sh
 
 lint: ## format and lints alone
 	cargo fmt --check

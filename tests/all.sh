@@ -8,12 +8,15 @@
 # SOAK_SECONDS: how long broker and worker are killed by turns under load (default 120, 0: not).
 # RABBITMQ: the versions (default "4.0 3.10 4.3"; the first one runs everything; empty: none, and what needs a broker is
 #   left out).
+# CLUSTER: 1 (default): the operator is tried on a Kubernetes, on that of KUBECONFIG if it is set, else on one of our own
+#   (see tests/cluster/README.md); 0: not.
 # FULL=1: everything on every version.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 fuzz_seconds=${FUZZ_SECONDS:-60}
 soak_seconds=${SOAK_SECONDS:-120}
 unset SOAK_SECONDS
+cluster=${CLUSTER:-1}
 read -ra versions <<<"${RABBITMQ-4.0 3.10 4.3}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -43,6 +46,21 @@ scenarios_on() { # VERSION: the scenarios, which say nothing of stores, on a bro
   STAGEPOST_TEST_STORES=rabbitmq on "$1" --test scenarios
 }
 
+chart() { # the chart and the plain manifests are as generated, and nothing in them is doubtful
+  local helm
+  helm=$(tests/cluster/cluster exec which helm)
+  HELM=$helm charts/generate --check && "$helm" lint --strict charts/stagepost
+}
+
+kubernetes() { # the operator, installed by its chart
+  if [ -n "${KUBECONFIG-}" ]; then
+    STAGEPOST_TEST_CLUSTER=given cargo test --no-fail-fast --test kubernetes -- --test-threads 4
+  else
+    tests/cluster/image-stagepost &&
+      tests/cluster/cluster exec env STAGEPOST_TEST_CLUSTER=own cargo test --no-fail-fast --test kubernetes -- --test-threads 4
+  fi
+}
+
 [ ${#versions[@]} -eq 0 ] || step brokers tests/rabbitmq/install "${versions[@]}"
 step format cargo fmt --check
 step lints cargo clippy --quiet --all-targets -- -D warnings
@@ -61,7 +79,17 @@ done
 if [ ${#versions[@]} -gt 0 ] && [ "$soak_seconds" -gt 0 ]; then
   step soak env SOAK_SECONDS="$soak_seconds" STAGEPOST_TEST_RABBITMQ="${versions[0]}" \
     cargo test --test broker soak:: -- --nocapture
-  done_apart='the soak'
+  done_apart="$done_apart|the soak"
+fi
+if [ "$cluster" != 0 ]; then
+  if [ -z "${KUBECONFIG-}" ]; then
+    was_up=$(tests/cluster/cluster status >/dev/null 2>&1 && echo yes)
+    step "a cluster" tests/cluster/cluster up && step "its broker" tests/cluster/cluster image-rabbitmq 4.0
+    step chart chart
+  fi
+  step kubernetes kubernetes
+  [ -n "${KUBECONFIG-}" ] || [ "$was_up" = yes ] || tests/cluster/cluster down
+  done_apart="$done_apart|tests on Kubernetes"
 fi
 if [ "$fuzz_seconds" -gt 0 ]; then
   # Four targets, one after the other.
@@ -69,7 +97,7 @@ if [ "$fuzz_seconds" -gt 0 ]; then
 fi
 
 read -r passed failed ignored < <(awk '/^test result:/ {p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log")
-grep -E '^ *(left out|LEFT OUT):' "$log" | grep -v "$done_apart" | sort -u
+grep -E '^ *(left out|LEFT OUT):' "$log" | grep -Ev "$done_apart" | sort -u
 failed=$((failed + ${#failed_steps[@]}))
 printf '\n'
 [ ${#failed_steps[@]} -eq 0 ] || printf 'failed: %s\n' "${failed_steps[*]}"

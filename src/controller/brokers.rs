@@ -1,6 +1,6 @@
 //! Brokers that the controller dials itself: for stores that no worker uses, and to remove what objects leave behind.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub(super) struct Brokers {
     references: References,
     dialled: Mutex<HashMap<(String, BrokerHash), WeakBroker>>,
     stores: Mutex<BTreeMap<Key, Held>>,
+    /// Stores whose objects are on their way out: a handle would declare a queue that is being deleted.
+    leaving: Mutex<BTreeSet<Key>>,
 }
 
 /// A broker as it is named, for lookups.
@@ -45,25 +47,42 @@ struct Held {
 
 impl Brokers {
     pub(super) fn new(references: References) -> Self {
-        Self { references, dialled: Mutex::default(), stores: Mutex::default() }
+        Self { references, dialled: Mutex::default(), stores: Mutex::default(), leaving: Mutex::default() }
     }
 
-    /// A store, declared as soon as there is a connection. Kept while it is asked for.
-    pub(super) fn store(&self, namespace: &str, plan: &StorePlan) -> (Arc<dyn MessageStore>, Broker) {
+    /// A store, declared as soon as there is a connection. Kept while it is asked for. `None` while its object is on its
+    /// way out.
+    pub(super) fn store(&self, namespace: &str, plan: &StorePlan) -> Option<(Arc<dyn MessageStore>, Broker)> {
         let key = (namespace.to_owned(), plan.name.clone());
+        let leaving = lock(&self.leaving);
+        if leaving.contains(&key) {
+            return None;
+        }
         let mut stores = lock(&self.stores);
         stores.retain(|_, held| held.used.elapsed() < UNUSED_AFTER);
         if let Some(held) = stores.get_mut(&key)
             && held.plan == *plan
         {
             held.used = Instant::now();
-            return (held.store.clone(), held.broker.clone());
+            return Some((held.store.clone(), held.broker.clone()));
         }
         let broker = self.broker(namespace, &plan.broker);
         let store = broker.store(&format!("{namespace}/{}", plan.name), &plan.topology, plan.confirm_timeout);
         let held = Held { plan: plan.clone(), store: store.clone(), broker: broker.clone(), used: Instant::now() };
         stores.insert(key, held);
-        (store, broker)
+        Some((store, broker))
+    }
+
+    /// The object of a store is on its way out: from now on there is no handle of ours.
+    pub(super) fn leave(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        lock(&self.leaving).insert(key.clone());
+        lock(&self.stores).remove(&key);
+    }
+
+    /// An object of this name is there, and stays.
+    pub(super) fn stay(&self, namespace: &str, name: &str) {
+        lock(&self.leaving).remove(&(namespace.to_owned(), name.to_owned()));
     }
 
     /// Lets go of a store that workers look after.

@@ -102,7 +102,7 @@ async fn remove_record(ctx: &Context, object: &ForwardingProcessor) -> Result<()
     if ctx.references.missing(&name.namespace, &message_store::needs(source)).await?.is_some() {
         return Ok(());
     }
-    let (store, broker) = ctx.brokers.store(&name.namespace, &plan);
+    let Some((store, broker)) = ctx.brokers.store(&name.namespace, &plan) else { return Ok(()) };
     ctx.authority()?;
     brokers::connected(&*store).await?;
     let no_answer = || crate::store::StoreError::NotConnected(format!("no answer in {TRY_TIMEOUT:?}"));
@@ -114,7 +114,7 @@ async fn remove_record(ctx: &Context, object: &ForwardingProcessor) -> Result<()
 pub(super) async fn store(ctx: &Context, object: &MessageStore) -> Result<Duration, Error> {
     let name = object.object_name();
     // We use it ourselves no more: a handle would declare the queue again.
-    ctx.brokers.release(&name.namespace, &name.name);
+    ctx.brokers.leave(&name.namespace, &name.name);
     if !object.finalizers().iter().any(|name| name == QUEUE_FINALIZER) {
         ctx.forget(object);
         return Ok(settle::again(false));

@@ -16,12 +16,13 @@ use super::resources::{
 use super::rollout::{self, Rollout};
 use super::samples::Together;
 use super::{apply, brokers, deletion, events, message_store, report, settle, workers};
-use crate::api::condition::{self, Condition, TARGET_REACHABLE};
+use crate::api::condition::{self, BROKER_CONNECTED, Condition, TARGET_REACHABLE};
 use crate::api::processor_status::ProcessorState;
 use crate::api::{ForwardingProcessor, ForwardingProcessorStatus, PROCESSOR_FINALIZER, REACTIVATE_ANNOTATION};
 use crate::forwarder::Hindrance;
 use crate::plan::world::{Named, World};
 use crate::plan::{Plan, TargetAddress, TargetPlan, keys};
+use crate::status::link::Link;
 use crate::status::verdict::{Delivering, Missing, Verdict};
 
 /// Until something that must happen first is looked at again.
@@ -123,7 +124,7 @@ async fn purge(ctx: &Context, object: &ForwardingProcessor, plan: &Plan) -> Resu
     let Plan::Forwarder(forwarder) = plan else { return Ok(SOON) };
     let name = object.object_name();
     let Some(source) = forwarder.stores.get(&forwarder.source) else { return Ok(SOON) };
-    let (store, _) = ctx.brokers.store(&name.namespace, source);
+    let Some((store, _)) = ctx.brokers.store(&name.namespace, source) else { return Ok(SOON) };
     ctx.authority()?;
     brokers::connected(&*store).await?;
     store.reactivate(&name.dotted()).await?;
@@ -246,7 +247,12 @@ impl<'a> Report<'a> {
             self.plan.filter(|_| self.missing.is_none()),
             state == ProcessorState::Active,
         );
-        verdict.brokers(links.iter().map(|(store, link)| (store.as_str(), link.clone())));
+        let is_new = links.values().all(|link| *link != Link::Connecting);
+        match condition::find(settle::conditions(self.object), BROKER_CONNECTED) {
+            // Nobody works here, and what we look with has just been made.
+            Some(before) if !is_new && state != ProcessorState::Active => verdict.as_before(before),
+            _ => verdict.brokers(links.iter().map(|(store, link)| (store.as_str(), link.clone()))),
+        }
         let last_error = standing.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
         match condition::find(settle::conditions(self.object), TARGET_REACHABLE) {
             // Without a worker, what was known last is what is known.

@@ -21,6 +21,7 @@ pub(super) async fn reconcile(ctx: &Context, object: &MessageStore) -> Result<Du
     if object.metadata.deletion_timestamp.is_some() {
         return deletion::store(ctx, object).await;
     }
+    ctx.brokers.stay(&object.namespace().unwrap_or_default(), &object.name_any());
     let wants_finalizer = object.spec.deletion_policy == DeletionPolicy::Delete;
     deletion::finalizer(ctx, object, QUEUE_FINALIZER, wants_finalizer).await?;
     if settle::is_paused(object) {
@@ -80,6 +81,5 @@ pub(super) fn link(ctx: &Context, namespace: &str, plan: &StorePlan) -> Link {
     if let Some(report) = ctx.samples.store(namespace, &plan.name) {
         return report.link;
     }
-    let (store, _) = ctx.brokers.store(namespace, plan);
-    brokers::link(&*store)
+    ctx.brokers.store(namespace, plan).map_or(Link::Connecting, |(store, _)| brokers::link(&*store))
 }

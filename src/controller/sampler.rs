@@ -17,14 +17,14 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::brokers;
 use super::context::Context;
 use super::counters;
 use super::events::Happened;
 use super::report::{self, Ours, SAMPLER};
 use super::resources::ADMIN_PORT;
 use super::samples::Together;
-use crate::api::condition::Time;
+use super::{brokers, message_store};
+use crate::api::condition::{self, RESOLVED_REFS, Time};
 use crate::api::forwarding_processor::ForwarderWorker;
 use crate::api::ingress_route::IngressWorker;
 use crate::api::processor_status::DeadLetterStatus;
@@ -154,11 +154,12 @@ impl Sampler {
                 continue;
             }
             let Ok(plan) = compile::store(store) else { continue };
-            if !is_resolved(store) {
+            if !condition::is_true(store.conditions(), RESOLVED_REFS) {
                 continue;
             }
-            let (handle, _) = self.ctx.brokers.store(&key.0, &plan);
-            looked.insert(key, brokers::look(&*handle).await);
+            if let Some((handle, _)) = self.ctx.brokers.store(&key.0, &plan) {
+                looked.insert(key, brokers::look(&*handle).await);
+            }
         }
         self.looked = looked;
     }
@@ -185,7 +186,8 @@ impl Sampler {
 
     async fn route(&mut self, route: &IngressRoute) {
         let together = self.ctx.samples.of(&route.uid().unwrap_or_default());
-        if self.turned(route.uid(), facts(&together)) {
+        let links = self.links(route, &together);
+        if self.turned(route.uid(), facts(&together, &links)) {
             self.ctx.duties.routes.mark(&route.namespace().unwrap_or_default(), &route.name_any());
         }
         let status = route.status.clone().unwrap_or_default();
@@ -210,7 +212,8 @@ impl Sampler {
     async fn processor(&mut self, processor: &ForwardingProcessor) {
         let (namespace, uid) = (processor.namespace().unwrap_or_default(), processor.uid().unwrap_or_default());
         let together = self.ctx.samples.of(&uid);
-        if self.turned(processor.uid(), facts(&together)) {
+        let links = self.links(processor, &together);
+        if self.turned(processor.uid(), facts(&together, &links)) {
             self.ctx.duties.processors.mark(&namespace, &processor.name_any());
         }
         let status = processor.status.clone().unwrap_or_default();
@@ -257,6 +260,17 @@ impl Sampler {
         }
     }
 
+    /// How the brokers of an object stand: as its workers say; without any, as we find it.
+    fn links<K: Ours>(&self, object: &K, together: &Together) -> BTreeMap<String, Link> {
+        if !together.workers.is_empty() || !condition::is_true(object.conditions(), RESOLVED_REFS) {
+            return together.stores.iter().map(|(name, store)| (name.clone(), store.link.clone())).collect();
+        }
+        let plan = self.ctx.plan(&object.uid().unwrap_or_default());
+        let namespace = object.namespace().unwrap_or_default();
+        let stores = plan.iter().flat_map(|plan| plan.stores());
+        stores.map(|(name, store)| (name.clone(), message_store::link(&self.ctx, &namespace, store))).collect()
+    }
+
     async fn backlog(&self, namespace: &str, plan: &ForwarderPlan, together: &Together) -> Option<u64> {
         self.ready(namespace, plan, &plan.source, together).await
     }
@@ -287,7 +301,7 @@ impl Sampler {
             return None;
         }
         // The default dead letter queue of a processor without pods has no MessageStore that would be looked at.
-        let (handle, _) = self.ctx.brokers.store(namespace, plan.stores.get(name)?);
+        let (handle, _) = self.ctx.brokers.store(namespace, plan.stores.get(name)?)?;
         brokers::look(&*handle).await.ready
     }
 
@@ -353,11 +367,6 @@ fn is_running(pod: &Pod) -> bool {
     status.is_some_and(|status| status.phase.as_deref() == Some("Running") && status.pod_ip.is_some())
 }
 
-fn is_resolved(store: &MessageStore) -> bool {
-    let conditions = store.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    crate::api::condition::is_true(conditions, crate::api::condition::RESOLVED_REFS)
-}
-
 fn pods_there(ctx: &Context, uid: &str) -> Vec<String> {
     ctx.caches.pods_of(uid).iter().map(|pod| pod.name_any()).collect()
 }
@@ -391,9 +400,8 @@ fn whole_seconds(time: &Time) -> Time {
     Time(Timestamp::from_second(time.0.as_second()).unwrap_or(time.0))
 }
 
-/// What of the workers' words is no number.
-fn facts(together: &Together) -> u64 {
-    let links: BTreeMap<&String, &Link> = together.stores.iter().map(|(name, store)| (name, &store.link)).collect();
+/// What of an object is no number.
+fn facts(together: &Together, links: &BTreeMap<String, Link>) -> u64 {
     let standing = &together.standing;
     hash(&json!({
         "links": links,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::orders::Orders;
-use super::session::{End, Session};
+use super::session::{End, Narrow, Session};
 use super::work;
 
 /// Most bytes of messages in our hands; above it what was not started goes back.
@@ -26,15 +26,15 @@ impl Session<'_> {
         if oldest.is_some_and(|taken| now >= taken + self.processor.hold_limit) {
             return self.end(End::HoldLimit);
         }
-        if self.bytes > MAX_HELD_BYTES && self.state.narrow_since.is_none() {
-            self.state.narrow_since = Some(now);
+        if self.bytes > MAX_HELD_BYTES && self.may_narrow() {
+            self.state.narrow = Some(Narrow { since: now, most: self.fitting() });
             return self.end(End::Renew);
         }
         // Under load something is always held where several attempts run side by side, and goes back this once. With
         // one at a time the window is empty after each message.
         let may_widen = self.held.is_empty() || self.processor.concurrency() > 1;
-        if may_widen && self.state.narrow_since.is_some_and(|since| now >= since + NARROW_FOR) {
-            self.state.narrow_since = None;
+        if may_widen && self.state.narrow.is_some_and(|narrow| now >= narrow.since + NARROW_FOR) {
+            self.state.narrow = None;
             return self.end(End::Renew);
         }
         if let Some(left) = self.batch
@@ -53,6 +53,18 @@ impl Session<'_> {
             let check = work::check(&self.processor, None);
             self.work(check);
         }
+    }
+
+    /// How many messages as large as the largest that is held fit into what may be held.
+    fn fitting(&self) -> u16 {
+        let largest = self.held.values().map(|held| held.weight).max().unwrap_or(1).max(1);
+        let concurrency = self.processor.concurrency();
+        u16::try_from((MAX_HELD_BYTES / largest).clamp(1, concurrency.max(1))).unwrap_or(u16::MAX)
+    }
+
+    /// A window that was made small may still be too wide.
+    fn may_narrow(&self) -> bool {
+        self.state.narrow.is_none_or(|narrow| self.fitting() < narrow.most)
     }
 
     /// The batch is in our hands.

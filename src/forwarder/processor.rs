@@ -17,7 +17,7 @@ use super::{ForwarderInput, Options};
 use crate::core::deactivation::Deactivation;
 use crate::core::decision::OnFailure;
 use crate::core::schedule::ScheduleError;
-use crate::plan::{ForwarderPlan, OrderingPlan, TargetPlan};
+use crate::plan::{ForwarderPlan, TargetPlan};
 use crate::store::{MessageStore, StoreError};
 use crate::target::Target;
 
@@ -115,20 +115,12 @@ impl Processor {
 
     /// Attempts that may be under way at once.
     pub(super) fn concurrency(&self) -> usize {
-        match self.plan.ordering {
-            OrderingPlan::Strict => 1,
-            _ => usize::try_from(self.plan.concurrency.max(1)).unwrap_or(usize::MAX),
-        }
+        usize::from(self.plan.attempts_at_once())
     }
 
-    /// How many messages are taken ahead. At 1 each delivery would wait for the broker's answer to the last ack.
+    /// How many messages are taken ahead.
     pub(super) fn window(&self) -> u16 {
-        let concurrency = u16::try_from(self.concurrency()).unwrap_or(u16::MAX);
-        match self.plan.ordering {
-            OrderingPlan::Strict => 64,
-            OrderingPlan::PerKey(_) => concurrency.saturating_mul(16).clamp(64, 1024),
-            OrderingPlan::None => concurrency.saturating_mul(2).max(64),
-        }
+        self.plan.window()
     }
 
     pub(super) async fn read_record(&self) -> Result<Option<Deactivation>, StoreError> {

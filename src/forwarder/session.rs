@@ -37,24 +37,30 @@ pub(super) struct State {
     pub(super) noise: Noise,
     /// A deactivation that was decided and is not stored yet: nothing is consumed before it is.
     pub(super) unrecorded: Option<Deactivation>,
-    /// Since when the window is small.
-    pub(super) narrow_since: Option<Duration>,
+    /// Present while the window is small.
+    pub(super) narrow: Option<Narrow>,
     taken: Sequence,
 }
 
 impl State {
     pub(super) fn new(pacing: Pacing) -> Self {
         let (memory, noise) = (Memory::default(), Noise::default());
-        Self { pacing, memory, noise, unrecorded: None, narrow_since: None, taken: 0 }
+        Self { pacing, memory, noise, unrecorded: None, narrow: None, taken: 0 }
     }
 
     /// How many messages are taken ahead in the next session.
     pub(super) fn window(&self, processor: &Processor) -> u16 {
-        match self.narrow_since {
-            Some(_) => u16::try_from(processor.concurrency()).unwrap_or(u16::MAX),
-            None => processor.window(),
-        }
+        self.narrow.map_or_else(|| processor.window(), |narrow| narrow.most.min(processor.window()))
     }
+}
+
+/// A window that was made small, for messages too large for the usual one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Narrow {
+    /// Since when.
+    pub(super) since: Duration,
+    /// Messages that are taken ahead.
+    pub(super) most: u16,
 }
 
 /// Why a session ended.

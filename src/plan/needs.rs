@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{
-    AuthPlan, BrokerConnection, ForwarderPlan, HttpTargetPlan, IngressPlan, KeyRef, KeySource, Plan, StorePlan,
-    TargetAddress, TargetPlan,
+    AuthPlan, BrokerConnection, ForwarderPlan, HttpTargetPlan, IngressPlan, KeyRef, KeySource, OrderingPlan, Plan,
+    StorePlan, TargetAddress, TargetPlan,
 };
 
 /// The longest deadline that a store may have.
@@ -67,6 +67,24 @@ impl ForwarderPlan {
             TargetPlan::Store(_) => LONGEST_STORE_DEADLINE,
         };
         attempt + LONGEST_STORE_DEADLINE + MARGIN
+    }
+
+    /// Attempts that may be under way at once, in one process.
+    pub fn attempts_at_once(&self) -> u16 {
+        match self.ordering {
+            OrderingPlan::Strict => 1,
+            _ => u16::try_from(self.concurrency.max(1)).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// How many messages are taken ahead. At 1 each delivery would wait for the broker's answer to the last ack.
+    pub fn window(&self) -> u16 {
+        let concurrency = self.attempts_at_once();
+        match self.ordering {
+            OrderingPlan::Strict => 64,
+            OrderingPlan::PerKey(_) => concurrency.saturating_mul(16).clamp(64, 1024),
+            OrderingPlan::None => concurrency.saturating_mul(2).max(64),
+        }
     }
 
     /// Every key that the target needs.

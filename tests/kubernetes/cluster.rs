@@ -139,10 +139,13 @@ pub(crate) fn await_controller() {
     kubectl(&["rollout", "status", "-n", SYSTEM, "deployment/stagepost-controller", "--timeout=120s"]);
 }
 
-/// The controller's pods.
+/// The controller's pods, which are not ending.
 pub(crate) fn controllers() -> Vec<String> {
     let pods = list(SYSTEM, "pods", "app.kubernetes.io/component=controller");
-    pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    pods.iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Ends the controller's pods as a crash does, and waits for the next.

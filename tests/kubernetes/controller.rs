@@ -75,6 +75,15 @@ fn kubectl_kill(pod: &str, signal: &str) {
     assert_eq!(found, 1, "the process of pod {pod}");
 }
 
+/// Brings the API server back, however the test ends.
+struct Back(String);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        assert!(run(&self.0, &["apiserver", "start"], "").ok);
+    }
+}
+
 #[test]
 fn d2_while_the_api_server_is_away_messages_are_taken_and_delivered() {
     let Some(_whole) = whole() else { return };
@@ -85,12 +94,6 @@ fn d2_while_the_api_server_is_away_messages_are_taken_and_delivered() {
     space.line("");
     let (ingress, sink) = (space.address("in", 80), space.address("sink", 9090));
     let script = super::cluster::file("tests/cluster/cluster").display().to_string();
-    struct Back(String);
-    impl Drop for Back {
-        fn drop(&mut self) {
-            assert!(run(&self.0, &["apiserver", "start"], "").ok);
-        }
-    }
     let back = Back(script.clone());
     assert!(run(&script, &["apiserver", "stop"], "").ok);
     for number in 0..60 {

@@ -33,14 +33,21 @@ fn invalid() -> Vec<Invalid> {
 fn k7_the_api_server_refuses_what_it_can_judge_with_the_field_and_the_remedy() {
     let Some(_shared) = shared() else { return };
     let space = Space::empty("cel");
+    let rules: String = ["messagestores", "ingressroutes", "forwardingprocessors"]
+        .map(|kind| std::fs::read_to_string(file(&format!("crds/{kind}.yaml"))).unwrap())
+        .concat()
+        .split_whitespace()
+        .collect();
     let mut count = 0;
     for case in invalid().iter().filter(|case| case.by == "cel") {
         let printed = run("kubectl", &["apply", "-n", &space.name, "--dry-run=server", "-f", "-"], &case.text);
         let name = case.path.file_name().unwrap().to_string_lossy().into_owned();
         assert!(!printed.ok, "{name} was accepted");
-        for (_, message) in &case.expected {
-            let said = printed.err.replace('\n', " ");
-            assert!(said.contains(message.as_str()), "{name}: `{message}` is not in\n{}", printed.err);
+        for (path, message) in &case.expected {
+            let squeezed: String = message.split_whitespace().collect();
+            // A rule of ours has our words; a bound or a type of the schema has the API server's, and names the field.
+            let wanted = if rules.contains(&squeezed) { message } else { path };
+            assert!(printed.err.contains(wanted.as_str()), "{name}: `{wanted}` is not in\n{}", printed.err);
         }
         count += 1;
     }
@@ -57,7 +64,8 @@ fn k7_the_controller_tells_the_rest_with_the_same_words() {
         let space = Space::empty(&format!("c-{}", &name[..name.len().min(30)].trim_end_matches('-')));
         space.apply(&case.text);
         for (path, message) in &case.expected {
-            let said = format!("{path}: {message}");
+            let said =
+                format!("{path}: {}", message.replace("namespace `default`", &format!("namespace `{}`", space.name)));
             eventually(&format!("{name}: some object says `{said}`"), seconds(30), || {
                 let objects = super::cluster::list(&space.name, "stagepost", "");
                 let said_by = |object: &serde_json::Value| {

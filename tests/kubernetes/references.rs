@@ -6,9 +6,10 @@ use crate::support::{manifest, seconds};
 
 #[track_caller]
 fn misses(space: &Space, kind: &str, name: &str, what: &str) {
-    let object = space.until(kind, name, seconds(30), |object| is(object, "ResolvedRefs", "False"));
-    let message = condition(&object, "ResolvedRefs")["message"].as_str().unwrap().to_owned();
-    assert!(message.contains(what), "{kind}/{name}: `{message}` does not name {what}");
+    let object = space.until(kind, name, seconds(40), |object| {
+        let message = condition(object, "ResolvedRefs")["message"].as_str().unwrap_or_default();
+        is(object, "ResolvedRefs", "False") && message.contains(what)
+    });
     assert!(is(&object, "Ready", "False"), "{object:#}");
 }
 

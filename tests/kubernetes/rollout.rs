@@ -86,10 +86,10 @@ fn e1_rollouts_of_a_strict_processor_under_load_keep_the_order_and_lose_nothing(
             }
         })
     };
-    for round in 0..3 {
-        space.patch("fwp", "out", &json!({"spec": {"workload": {"podAnnotations": {"round": round.to_string()}}}}));
+    for round in ["0", "1", "2"] {
+        space.patch("fwp", "out", &json!({"spec": {"workload": {"podAnnotations": {"round": round}}}}));
         space.until("deployment", "out-forwarder", seconds(60), |object| {
-            object["spec"]["template"]["metadata"]["annotations"]["round"] == round.to_string()
+            object["spec"]["template"]["metadata"]["annotations"]["round"] == round
                 && object["status"]["observedGeneration"] == object["metadata"]["generation"]
                 && object["status"]["updatedReplicas"] == 1
                 && object["status"]["availableReplicas"] == 1

@@ -148,3 +148,6 @@ pub(super) fn network_policy(owner: &Owner<'_>, admin: &[Value]) -> Child {
     let spec = json!({"podSelector": {"matchLabels": selector(owner)}, "policyTypes": ["Ingress"], "ingress": rules});
     owner.child(ChildKind::NetworkPolicy, &child_name(owner), json!({"spec": spec}))
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,10 +29,13 @@ const BEFORE_KILL: Duration = Duration::from_secs(3);
 const MIB: u64 = 1024 * 1024;
 
 /// What a process needs besides the messages in its hands.
-const OWN_MEMORY: u64 = 64 * MIB;
+const OWN_MEMORY: u64 = 128 * MIB;
 
-/// What a forwarder holds of bodies at most, and as much again for what is being read and sent.
-const HELD_MEMORY: u64 = 2 * 64 * MIB;
+/// The largest body that an ingress takes.
+const LARGEST_BODY: u64 = 15 * MIB;
+
+/// Of the messages that a forwarder is handed ahead. All of them as large as can be is rare, and a limit reserves nothing.
+const MOST_HELD: u64 = 2048 * MIB;
 
 /// The pods of one object.
 #[derive(Debug, Clone, Copy)]
@@ -154,7 +157,7 @@ fn resources(pods: &Pods<'_>) -> Value {
     }
     let bytes = match pods.plan {
         Plan::Ingress(IngressPlan { limits, .. }) => OWN_MEMORY + 2 * limits.max_in_flight_bytes,
-        Plan::Forwarder(_) => OWN_MEMORY + HELD_MEMORY,
+        Plan::Forwarder(plan) => OWN_MEMORY + (u64::from(plan.window()) * LARGEST_BODY).min(MOST_HELD),
     };
     json!({
         "requests": {"cpu": "50m", "memory": "32Mi"},

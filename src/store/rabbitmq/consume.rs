@@ -167,8 +167,11 @@ async fn acknowledge(epoch: Arc<Epoch>, channel: Channel, mut commands: mpsc::Re
         };
         let written = timeout(RPC_TIMEOUT, channel.basic_ack(tag, BasicAckOptions { multiple })).await;
         if !matches!(written, Ok(Ok(()))) {
-            // An acknowledgement that may not have been written leaves the tags in doubt: start afresh.
-            epoch.fail();
+            // An acknowledgement that may not have been written leaves the tags in doubt: start afresh. What a channel
+            // held that has ended is back in its queue, and nobody else has to suffer for it.
+            if channel.status().connected() || written.is_err() {
+                epoch.fail();
+            }
             return;
         }
     }

@@ -121,8 +121,16 @@ impl Broker {
     /// A queue of this process that what is published through a store may go to, and that has not settled.
     fn settling_behind(&self, topology: &Topology) -> Option<String> {
         let own = topology.queue.as_ref().map(|queue| queue.name.clone());
+        if let Some(own) = own.filter(|queue| self.settling(queue).is_some()) {
+            return Some(own);
+        }
         let others = topology.exchange.as_ref().map(|exchange| self.bindings().queues(&exchange.name));
-        own.into_iter().chain(others.into_iter().flatten()).find(|queue| self.settling(queue).is_some())
+        // A queue of another store that is not there is not bound: nothing is lost in it.
+        let is_there = |queue: &String| {
+            let settled = self.0.settled.lock().unwrap_or_else(PoisonError::into_inner);
+            settled.get(queue).is_some_and(Option::is_some)
+        };
+        others.into_iter().flatten().find(|queue| is_there(queue) && self.settling(queue).is_some())
     }
 
     /// A queue is there.

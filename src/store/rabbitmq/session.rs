@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, ConnectionProperties, Event};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::{Address, AddressError, Tls};
@@ -27,6 +27,14 @@ use crate::store::{Fault, StoreError};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One answer of the broker on an open connection: opening a channel, a declaration, a cancel.
 pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest frame that we ask for, the default of brokers. The client library makes buffers of 32 frames: a broker
+/// without a limit of its own would have it take all memory there is.
+const FRAME_MAX: u32 = 131_072;
+
+/// A connection that lived so long was a good one.
+const STABLE: Duration = Duration::from_secs(10);
+
 /// Closing is a courtesy.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Half-open connections are noticed after two of these.
@@ -194,9 +202,11 @@ impl Supervisor {
             };
             match connected {
                 Ok(opened) => {
-                    failures = 0;
                     said = None;
+                    let since = Instant::now();
                     self.live(opened).await;
+                    // A broker that takes connections and ends them is not asked again and again at once.
+                    failures = if since.elapsed() >= STABLE { 0 } else { failures + 1 };
                 }
                 Err(error) => {
                     failures += 1;
@@ -317,7 +327,11 @@ async fn open(
             port,
         },
         vhost: address.virtual_host.clone(),
-        query: AMQPQueryString { heartbeat: Some(HEARTBEAT_SECONDS), ..AMQPQueryString::default() },
+        query: AMQPQueryString {
+            heartbeat: Some(HEARTBEAT_SECONDS),
+            frame_max: Some(FRAME_MAX),
+            ..AMQPQueryString::default()
+        },
     };
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let tls: Option<Tls> = address.tls.clone();

@@ -25,12 +25,15 @@ use crate::store::PublishError;
 /// at 1 KiB and 25,000/s this many are 40 ms of work for the broker, so it never waits for us either.
 const WINDOW: usize = 1000;
 
+/// Bytes under way on one channel: what a broker that does not answer can make us hold. One message always goes.
+const WINDOW_BYTES: usize = 64 * 1024 * 1024;
+
 /// When the broker says that it takes no publishes, those whose bytes it has read are confirmed within this; the rest
 /// stays in the socket until it takes publishes again, and their callers are not kept waiting for that.
 const BLOCKED_GRACE: Duration = Duration::from_millis(500);
 
-/// With publishes under way, not one confirm for so long, and no caller left who waits for one, the channel is given up:
-/// after a partition a broker may never confirm what it was sent before, and answers at once on a new channel. A queue
+/// With publishes under way, not one confirm for so long, and callers who have given up on theirs, the channel is given
+/// up: after a partition a broker may never confirm what it was sent before, and answers at once on a new channel. A queue
 /// without a majority does not confirm either, and loses nothing by it.
 const STALLED: Duration = Duration::from_secs(8);
 
@@ -50,6 +53,8 @@ pub(super) struct Window<'a> {
     pending: Pending,
     waiters: HashMap<u64, Waiter>,
     next: u64,
+    /// Of the bodies under way.
+    bytes: usize,
     /// Ids of what was returned and is not confirmed yet.
     returned: Vec<String>,
     suspects: &'a mut Suspects,
@@ -69,6 +74,8 @@ struct Blocked {
 struct Waiter {
     id: MessageId,
     routing_key: ShortString,
+    /// Of its body.
+    bytes: usize,
     /// `None` once the caller was told that nobody knows.
     done: Option<oneshot::Sender<Result<(), PublishError>>>,
 }
@@ -131,6 +138,7 @@ impl<'a> Window<'a> {
             pending: FuturesUnordered::new(),
             waiters: HashMap::new(),
             next: 0,
+            bytes: 0,
             returned: Vec::new(),
             suspects,
             progress: Instant::now(),
@@ -152,7 +160,7 @@ impl<'a> Window<'a> {
                 return Ended::Unused;
             }
             // While the broker is blocked everybody is answered at once, and nothing is sent.
-            let room = !self.closing && (self.blocked.is_some() || self.pending.len() < WINDOW);
+            let room = !self.closing && (self.blocked.is_some() || self.has_room());
             let step = tokio::select! {
                 biased;
                 Some(first) = self.pending.next() => self.settle(first).await,
@@ -175,6 +183,10 @@ impl<'a> Window<'a> {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.pending.len() < WINDOW && self.bytes < WINDOW_BYTES
+    }
+
     fn take_state(&mut self, state: &State) -> Result<(), Lost> {
         match state {
             State::Up(epoch) if epoch.number == self.epoch.number => {
@@ -192,8 +204,8 @@ impl<'a> Window<'a> {
 
     fn check_times(&mut self) -> Result<(), Lost> {
         let Some(blocked) = &self.blocked else {
-            let waited_for = |waiter: &Waiter| waiter.done.as_ref().is_some_and(|done| !done.is_closed());
-            let stalled = self.progress.elapsed() >= STALLED && !self.waiters.values().any(waited_for);
+            let given_up = |waiter: &Waiter| waiter.done.as_ref().is_none_or(oneshot::Sender::is_closed);
+            let stalled = self.progress.elapsed() >= STALLED && self.waiters.values().any(given_up);
             return if stalled { Err(Lost::because("the broker has stopped to confirm")) } else { Ok(()) };
         };
         if blocked.since.elapsed() >= BLOCKED_GRACE {
@@ -243,13 +255,16 @@ impl<'a> Window<'a> {
         }
         let key = self.next;
         self.next += 1;
-        let (id, done) = (message.id.clone(), Some(done));
-        self.waiters.insert(key, Waiter { id, routing_key: routing_key.clone(), done });
+        let (id, bytes, done) = (message.id.clone(), message.body.len(), Some(done));
+        self.bytes += bytes;
+        self.waiters.insert(key, Waiter { id, routing_key: routing_key.clone(), bytes, done });
         self.epoch.ledger.publishes(self.channel.id());
         let channel = self.channel.clone();
         let mut confirmed = async move {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let sent = channel.basic_publish(exchange, routing_key, options, &message.body, properties).await;
+            // Whoever waits for the confirm holds the body no longer: its caller may have given up.
+            drop(message);
             match sent {
                 Ok(confirm) => (key, confirm.await),
                 Err(error) => (key, Err(error)),
@@ -330,6 +345,7 @@ impl<'a> Window<'a> {
 
     fn answer(&mut self, key: u64, confirmation: &Confirmation) {
         let Some(waiter) = self.waiters.remove(&key) else { return };
+        self.bytes -= waiter.bytes;
         let outcome = match confirmation {
             _ if self.returned.iter().any(|id| id == waiter.id.as_str()) => {
                 Err(PublishError::Unroutable(waiter.routing_key.as_str().to_owned()))
@@ -363,6 +379,7 @@ impl<'a> Window<'a> {
         if lost.fault == Fault::Message {
             self.suspects.note(self.waiters.values().map(|waiter| &waiter.id));
         }
+        self.bytes = 0;
         for (_, waiter) in self.waiters.drain() {
             let error = match lost.fault {
                 Fault::Message if alone => {
