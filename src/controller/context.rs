@@ -1,6 +1,6 @@
 //! What every reconcile works with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::{Client, Resource, ResourceExt as _};
@@ -13,7 +13,7 @@ use super::references::References;
 use super::resources::{ChildKind, WorkerSettings};
 use super::samples::Samples;
 use super::watch::{Caches, Duties};
-use crate::api::{ForwardingProcessor, IngressRoute, MessageStore};
+use crate::api::{ForwardingProcessor, IngressRoute, MessageStore, UID_LABEL};
 use crate::plan::Plan;
 use crate::plan::world::World;
 use crate::telemetry::controller::ControllerMetrics;
@@ -100,12 +100,20 @@ impl Context {
         lock(&self.plans).insert(uid.to_owned(), plan);
     }
 
-    /// What is known of an object that is gone.
-    pub(super) fn forget<K: Resource<DynamicType = ()>>(&self, object: &K) {
-        if let Some(uid) = object.uid() {
-            lock(&self.plans).remove(&uid);
-        }
-        self.succeeded(object);
+    /// Whether a pod runs a plan with this store.
+    pub(super) fn is_used(&self, namespace: &str, store: &str) -> bool {
+        let pods = self.caches.pods.state();
+        let here = pods.iter().filter(|pod| pod.namespace().as_deref() == Some(namespace));
+        let mut plans = here.filter_map(|pod| self.plan(pod.labels().get(UID_LABEL)?));
+        plans.any(|plan| plan.stores().contains_key(store)) || self.samples.store(namespace, store).is_some()
+    }
+
+    /// Forgets the plans of objects that are gone, when their pods are.
+    pub(super) fn forget_plans(&self, objects: &HashSet<String>) {
+        let pods = self.caches.pods.state();
+        let of_pods: HashSet<&str> =
+            pods.iter().filter_map(|pod| pod.labels().get(UID_LABEL)).map(String::as_str).collect();
+        lock(&self.plans).retain(|uid, _| objects.contains(uid) || of_pods.contains(uid.as_str()));
     }
 
     /// Counts a failure; answers how many there were before it in a row.

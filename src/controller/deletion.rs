@@ -70,7 +70,7 @@ fn since<K: Ours>(object: &K) -> Duration {
 /// Its workers end, then the queue of its deactivation record goes.
 pub(super) async fn processor(ctx: &Context, object: &ForwardingProcessor) -> Result<Duration, Error> {
     if !object.finalizers().iter().any(|name| name == PROCESSOR_FINALIZER) {
-        ctx.forget(object);
+        ctx.succeeded(object);
         return Ok(settle::again(false));
     }
     let name = object.object_name();
@@ -89,7 +89,7 @@ pub(super) async fn processor(ctx: &Context, object: &ForwardingProcessor) -> Re
         return Ok(SOON * 3);
     }
     finalizer(ctx, object, PROCESSOR_FINALIZER, false).await?;
-    ctx.forget(object);
+    ctx.succeeded(object);
     Ok(settle::again(false))
 }
 
@@ -116,14 +116,16 @@ pub(super) async fn store(ctx: &Context, object: &MessageStore) -> Result<Durati
     // We use it ourselves no more: a handle would declare the queue again.
     ctx.brokers.leave(&name.namespace, &name.name);
     if !object.finalizers().iter().any(|name| name == QUEUE_FINALIZER) {
-        ctx.forget(object);
+        ctx.succeeded(object);
         return Ok(settle::again(false));
     }
     let in_time = since(object) < GIVE_UP_AFTER;
-    if in_time && ctx.samples.store(&name.namespace, &name.name).is_some() {
+    let is_used = ctx.is_used(&name.namespace, &name.name);
+    if in_time && is_used {
         return Ok(SOON);
     }
-    match remove_queue(ctx, object).await {
+    let removed = if is_used { Ok(Some("workers still use it".to_owned())) } else { remove_queue(ctx, object).await };
+    match removed {
         Ok(None) => {}
         Ok(Some(why)) => kept(ctx, object, &why).await,
         Err(error) if in_time => {
@@ -133,7 +135,7 @@ pub(super) async fn store(ctx: &Context, object: &MessageStore) -> Result<Durati
         Err(error) => kept(ctx, object, &error.to_string()).await,
     }
     finalizer(ctx, object, QUEUE_FINALIZER, false).await?;
-    ctx.forget(object);
+    ctx.succeeded(object);
     Ok(settle::again(false))
 }
 

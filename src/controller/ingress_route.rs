@@ -23,7 +23,7 @@ use crate::status::verdict::{Missing, Verdict};
 pub(super) async fn reconcile(ctx: &Context, object: &IngressRoute) -> Result<Duration, Error> {
     if object.metadata.deletion_timestamp.is_some() {
         // Its children go with it, by their owner reference.
-        ctx.forget(object);
+        ctx.succeeded(object);
         return Ok(settle::again(false));
     }
     if settle::is_paused(object) {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::{Api, Client};
 
 use super::error::{Error, api};
-use crate::plan::keys::{Need, NeededKeys};
+use crate::plan::keys::Need;
 use crate::plan::{KeyRef, KeySource, KeyValues};
 use crate::status::verdict::Missing;
 
@@ -139,39 +139,9 @@ impl KeyValues for Namespaced {
 }
 
 fn unmet(need: &Need, values: Option<&BTreeMap<String, Vec<u8>>>) -> Option<Missing> {
-    let (kind, name, path) = (need.source.as_str(), &need.name, need.path);
-    let Some(values) = values else {
-        let message = format!("{path}: there is no {kind} `{name}`; create it, or correct the name");
-        return Some(Missing { reason: "NotFound", message });
+    let finding = match values {
+        None => Some(need.is_missing()),
+        Some(values) => need.lacks(values),
     };
-    let has = |key: &String| values.get(key).is_some_and(|value| !value.is_empty());
-    let lacking = match &need.keys {
-        NeededKeys::All(keys) => keys.iter().find(|key| !has(key)).map(|key| format!("has no key `{key}`; add it")),
-        NeededKeys::AnyOf(keys) if keys.iter().any(has) => None,
-        NeededKeys::AnyOf(keys) => Some(format!("has none of the keys {}; add one", keys.join(", "))),
-    };
-    lacking.map(|lacking| Missing { reason: "NotFound", message: format!("{path}: {kind} `{name}` {lacking}") })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_need_that_is_not_met_names_the_object_and_the_key() {
-        let need = Need {
-            path: "spec.target.auth.basic.secretRef.name",
-            source: KeySource::Secret,
-            name: "account".to_owned(),
-            keys: NeededKeys::All(vec!["username".to_owned(), "password".to_owned()]),
-        };
-        let said = |values: Option<&BTreeMap<String, Vec<u8>>>| unmet(&need, values).map(|missing| missing.message);
-        assert!(said(None).unwrap().ends_with("there is no Secret `account`; create it, or correct the name"));
-        let mut values = BTreeMap::from([("username".to_owned(), b"me".to_vec())]);
-        assert!(said(Some(&values)).unwrap().ends_with("Secret `account` has no key `password`; add it"));
-        values.insert("password".to_owned(), Vec::new());
-        assert!(said(Some(&values)).is_some());
-        values.insert("password".to_owned(), b"secret".to_vec());
-        assert_eq!(said(Some(&values)), None);
-    }
+    finding.map(|finding| Missing { reason: finding.reason.as_str(), message: finding.to_string() })
 }

@@ -4,7 +4,7 @@
 //! status, at most once in 10 s an object and only when they changed; marks for the controllers where something other
 //! than a number changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::counters;
+use super::due::Key;
 use super::events::Happened;
 use super::report::{self, Ours, SAMPLER};
 use super::resources::ADMIN_PORT;
 use super::samples::Together;
+use super::watch::Guarded;
 use super::{brokers, message_store};
 use crate::api::condition::{self, RESOLVED_REFS, Time};
 use crate::api::forwarding_processor::ForwarderWorker;
@@ -30,7 +32,7 @@ use crate::api::ingress_route::IngressWorker;
 use crate::api::processor_status::DeadLetterStatus;
 use crate::api::{ForwardingProcessor, IngressRoute, MessageStore, UID_LABEL};
 use crate::core::duration;
-use crate::plan::{ForwarderPlan, Plan, compile};
+use crate::plan::{ForwarderPlan, Plan, StorePlan, compile};
 use crate::status::link::Link;
 use crate::status::report::{StoreReport, WorkerReport};
 
@@ -62,7 +64,7 @@ pub(super) struct Sampler {
     /// What of an object is no number, by uid.
     facts: HashMap<String, u64>,
     /// Stores that no worker uses, by namespace and name.
-    looked: BTreeMap<(String, String), StoreReport>,
+    looked: BTreeMap<Key, StoreReport>,
 }
 
 /// What was written into one object.
@@ -105,7 +107,7 @@ impl Sampler {
         let routes = ctx.caches.routes.state();
         let processors = ctx.caches.processors.state();
         if self.round.is_multiple_of(ROUNDS_BETWEEN_LOOKS) {
-            self.look(stores.iter().filter_map(|object| object.0.as_ref().ok())).await;
+            self.look(&stores, &processors).await;
         }
         self.round += 1;
         for store in stores.iter().filter_map(|object| object.0.as_ref().ok()) {
@@ -117,7 +119,7 @@ impl Sampler {
         for processor in processors.iter().filter_map(|object| object.0.as_ref().ok()) {
             self.processor(processor).await;
         }
-        let uids: std::collections::HashSet<String> = stores
+        let uids: HashSet<String> = stores
             .iter()
             .filter_map(|object| object.uid())
             .chain(routes.iter().filter_map(|object| object.uid()))
@@ -125,6 +127,7 @@ impl Sampler {
             .collect();
         self.written.retain(|uid, _| uids.contains(uid));
         self.facts.retain(|uid, _| uids.contains(uid));
+        ctx.forget_plans(&uids);
     }
 
     /// Asks every worker that has an address.
@@ -144,24 +147,36 @@ impl Sampler {
         });
     }
 
-    /// Looks at the stores that no worker uses.
-    async fn look(&mut self, stores: impl Iterator<Item = &MessageStore>) {
-        let mut looked = BTreeMap::new();
-        for store in stores.filter(|store| store.metadata.deletion_timestamp.is_none()) {
-            let key = (store.namespace().unwrap_or_default(), store.name_any());
-            if self.ctx.samples.store(&key.0, &key.1).is_some() {
-                self.ctx.brokers.release(&key.0, &key.1);
-                continue;
-            }
-            let Ok(plan) = compile::store(store) else { continue };
-            if !condition::is_true(store.conditions(), RESOLVED_REFS) {
-                continue;
-            }
-            if let Some((handle, _)) = self.ctx.brokers.store(&key.0, &plan) {
-                looked.insert(key, brokers::look(&*handle).await);
+    /// Looks at the stores that no worker looks at: side by side, for a broker that does not answer takes its time.
+    async fn look(&mut self, stores: &[Arc<Guarded<MessageStore>>], processors: &[Arc<Guarded<ForwardingProcessor>>]) {
+        let ctx = self.ctx.clone();
+        let mut wanted: BTreeMap<Key, StorePlan> = BTreeMap::new();
+        for store in stores.iter().filter_map(|object| object.0.as_ref().ok()).filter(|store| is_settled(*store)) {
+            if let Ok(plan) = compile::store(store) {
+                wanted.insert((store.namespace().unwrap_or_default(), store.name_any()), plan);
             }
         }
-        self.looked = looked;
+        // The default dead letter queue has no object of its own.
+        for processor in
+            processors.iter().filter_map(|object| object.0.as_ref().ok()).filter(|object| is_settled(*object))
+        {
+            let plan = ctx.plan(&processor.uid().unwrap_or_default());
+            let namespace = processor.namespace().unwrap_or_default();
+            let named = plan.iter().flat_map(|plan| plan.stores());
+            wanted.extend(named.map(|(name, plan)| ((namespace.clone(), name.clone()), plan.clone())));
+        }
+        wanted.retain(|(namespace, name), _| {
+            let is_sampled = ctx.samples.store(namespace, name).is_some();
+            if is_sampled {
+                ctx.brokers.release(namespace, name);
+            }
+            !is_sampled
+        });
+        let looks = wanted.into_iter().filter_map(|(key, plan)| {
+            let (handle, _) = ctx.brokers.store(&key.0, &plan)?;
+            Some(async move { (key, brokers::look(&*handle).await) })
+        });
+        self.looked = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
     }
 
     fn report_of(&self, namespace: &str, name: &str) -> Option<StoreReport> {
@@ -250,10 +265,10 @@ impl Sampler {
         put("lastDelivery", json!(standing.last_delivery.clone().or(status.last_delivery)));
         put("lastFailure", json!(standing.last_failure.clone().or(status.last_failure)));
         if let Some(Plan::Forwarder(plan)) = self.ctx.plan(&uid).as_deref() {
-            let backlog = self.backlog(&namespace, plan, &together).await.map(|ready| ready + standing.held);
+            let backlog = self.ready(&namespace, &plan.source, &together).map(|ready| ready + standing.held);
             put("backlog", json!(backlog.or(status.backlog)));
             let before = status.dead_letter.and_then(|before| before.messages);
-            put("deadLetter", json!(self.dead_letters(&namespace, plan, &together, before).await));
+            put("deadLetter", json!(self.dead_letters(&namespace, plan, &together, before)));
         }
         if let Some(numbers) = self.due(processor, numbers) {
             self.send(processor, numbers).await;
@@ -271,11 +286,7 @@ impl Sampler {
         stores.map(|(name, store)| (name.clone(), message_store::link(&self.ctx, &namespace, store))).collect()
     }
 
-    async fn backlog(&self, namespace: &str, plan: &ForwarderPlan, together: &Together) -> Option<u64> {
-        self.ready(namespace, plan, &plan.source, together).await
-    }
-
-    async fn dead_letters(
+    fn dead_letters(
         &self,
         namespace: &str,
         plan: &ForwarderPlan,
@@ -285,24 +296,13 @@ impl Sampler {
         let name = plan.dead_letters.as_ref()?;
         let store = plan.stores.get(name)?;
         let queue = store.topology.queue.as_ref().map(|queue| queue.name.clone()).unwrap_or_default();
-        let messages = self.ready(namespace, plan, name, together).await;
-        Some(DeadLetterStatus { queue, messages: messages.or(before) })
+        Some(DeadLetterStatus { queue, messages: self.ready(namespace, name, together).or(before) })
     }
 
-    /// What waits in a store of a plan: as its workers say, as others say, or as we find it.
-    async fn ready(&self, namespace: &str, plan: &ForwarderPlan, name: &str, together: &Together) -> Option<u64> {
-        if let Some(ready) = together.stores.get(name).and_then(|store| store.ready) {
-            return Some(ready);
-        }
-        if let Some(report) = self.report_of(namespace, name) {
-            return report.ready;
-        }
-        if !together.workers.is_empty() {
-            return None;
-        }
-        // The default dead letter queue of a processor without pods has no MessageStore that would be looked at.
-        let (handle, _) = self.ctx.brokers.store(namespace, plan.stores.get(name)?)?;
-        brokers::look(&*handle).await.ready
+    /// What waits in a store: as the object's workers say, as others say, or as we found it.
+    fn ready(&self, namespace: &str, name: &str, together: &Together) -> Option<u64> {
+        let own = together.stores.get(name).and_then(|store| store.ready);
+        own.or_else(|| self.report_of(namespace, name)?.ready)
     }
 
     /// Says that there are new dead letters, not more than once a minute.
@@ -365,6 +365,11 @@ async fn ask_one(client: Client, pod: Arc<Pod>) -> Option<(String, String, Worke
 fn is_running(pod: &Pod) -> bool {
     let status = pod.status.as_ref();
     status.is_some_and(|status| status.phase.as_deref() == Some("Running") && status.pod_ip.is_some())
+}
+
+/// Whether an object stays, and what it names is there.
+fn is_settled<K: Ours>(object: &K) -> bool {
+    object.meta().deletion_timestamp.is_none() && condition::is_true(object.conditions(), RESOLVED_REFS)
 }
 
 fn pods_there(ctx: &Context, uid: &str) -> Vec<String> {

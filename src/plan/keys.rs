@@ -143,20 +143,28 @@ impl ManifestKeys {
             let Some(values) = self.values.get(&(namespace.to_owned(), need.source, need.name.clone())) else {
                 continue;
             };
-            let what = match &need.keys {
-                NeededKeys::All(keys) => {
-                    let missing: Vec<_> = keys.iter().filter(|key| !values.contains_key(*key)).cloned().collect();
-                    (!missing.is_empty()).then(|| missing.join(" and "))
-                }
-                NeededKeys::AnyOf(keys) => {
-                    (!keys.iter().any(|key| values.contains_key(key))).then(|| keys.join(" or "))
-                }
-            };
-            if let Some(what) = what {
-                let message = format!("{:?} `{}` has no key {what}; add it there", need.source, need.name);
-                findings.push(Finding::not_found(need.path, message));
-            }
+            findings.extend(need.lacks(values));
         }
+    }
+}
+
+impl Need {
+    /// What is said if the object lacks what is needed.
+    pub fn lacks(&self, values: &BTreeMap<String, Vec<u8>>) -> Option<Finding> {
+        let lacks = |key: &&String| !values.contains_key(*key);
+        let what = match &self.keys {
+            NeededKeys::All(keys) => keys.iter().filter(lacks).cloned().collect::<Vec<_>>().join(" and "),
+            NeededKeys::AnyOf(keys) if keys.iter().all(|key| lacks(&key)) => keys.join(" or "),
+            NeededKeys::AnyOf(_) => String::new(),
+        };
+        let message = format!("{} `{}` has no key {what}; add it there", self.source.as_str(), self.name);
+        (!what.is_empty()).then(|| Finding::not_found(self.path, message))
+    }
+
+    /// What is said if there is no such object.
+    pub fn is_missing(&self) -> Finding {
+        let message = format!("there is no {} `{}`; create it, or correct the name", self.source.as_str(), self.name);
+        Finding::not_found(self.path, message)
     }
 }
 
@@ -224,4 +232,24 @@ pub(super) fn check_store(store: &MessageStore, keys: &ManifestKeys, findings: &
 /// See [`check_store`].
 pub(super) fn check_processor(processor: &ForwardingProcessor, keys: &ManifestKeys, findings: &mut Vec<Finding>) {
     keys.check(processor.namespace(), &of_processor(processor), findings);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_need_that_is_not_met_names_the_object_and_the_keys() {
+        let of = |keys| Need { path: "spec.x", source: KeySource::Secret, name: "account".to_owned(), keys };
+        let values = BTreeMap::from([("username".to_owned(), b"me".to_vec())]);
+        let all = of(NeededKeys::All(texts(&["username", "password"])));
+        assert_eq!(
+            all.lacks(&values).unwrap().to_string(),
+            "spec.x: Secret `account` has no key password; add it there"
+        );
+        assert!(all.is_missing().to_string().contains("there is no Secret `account`; create it"));
+        assert_eq!(of(NeededKeys::AnyOf(texts(&["user", "username"]))).lacks(&values), None);
+        let none = of(NeededKeys::AnyOf(texts(&["uri", "host"]))).lacks(&values).unwrap();
+        assert!(none.to_string().contains("has no key uri or host"), "{none}");
+    }
 }

@@ -34,7 +34,7 @@ fn k5_a_missing_store_secret_key_or_port_is_named_and_found_within_a_minute_of_i
     space.broker();
     misses(&space, "fwp", "out", "Secret `token`");
     space.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: token}\nstringData: {other: x}\n");
-    misses(&space, "fwp", "out", "has no key `value`");
+    misses(&space, "fwp", "out", "has no key value");
     space.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: token}\nstringData: {value: t0ken}\n");
     misses(&space, "fwp", "out", "Service `sink`");
     assert!(space.pods("out").is_empty(), "no pod before its Secrets and its target are there");

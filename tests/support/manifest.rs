@@ -7,8 +7,9 @@ pub fn store(name: &str, spec: &str) -> String {
     object("MessageStore", name, &format!("broker:\n  secretRef: {{name: rabbitmq}}\n{}", or_queue(spec)))
 }
 
-fn or_queue(spec: &str) -> &str {
-    if spec.contains("queue:") || spec.contains("exchange:") { spec } else { "queue: {}" }
+fn or_queue(spec: &str) -> String {
+    let has_one = spec.contains("queue:") || spec.contains("exchange:");
+    if has_one { spec.to_owned() } else { format!("{spec}\nqueue: {{}}").trim_start().to_owned() }
 }
 
 /// An `IngressRoute` with one rule: POST `path` into `store`.
