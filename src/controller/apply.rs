@@ -4,10 +4,11 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::PodSpec;
-use kube::Api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, ValidationDirective,
 };
+use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use super::context::{Applied, Context, lock};
@@ -53,8 +54,13 @@ async fn apply_one(ctx: &Context, owner: &ObjectName, child: &Child) -> Result<(
         // The cache holds what carries our labels only: somebody else's object of this name is not in it.
         ctx.metrics.requested("get", kind.as_str());
         let there = api("get a child", objects.get_metadata_opt(name)).await?;
-        if there.is_some_and(|there| !ChildMeta::of(&there).owners.contains(&owner.uid)) {
-            return Err(Error::NameConflict { kind: kind.as_str(), name: child.name.clone() });
+        if let Some(there) = there.filter(|there| !ChildMeta::of(there).owners.contains(&owner.uid)) {
+            let predecessor = |reference: &OwnerReference| {
+                reference.api_version == crate::api::API_VERSION && reference.name == owner.name
+            };
+            let is_left_over = there.owner_references().iter().any(predecessor);
+            let (kind, name) = (kind.as_str(), child.name.clone());
+            return Err(if is_left_over { Error::Leaving { kind, name } } else { Error::NameConflict { kind, name } });
         }
     }
     ctx.authority()?;
@@ -71,7 +77,7 @@ async fn apply_one(ctx: &Context, owner: &ObjectName, child: &Child) -> Result<(
 /// What the API server says of pods is the user's to repair.
 fn rejected(error: Error, child: &Child) -> Error {
     match error {
-        Error::Api { source, .. } if matches!(&*source, kube::Error::Api(status) if [400, 422].contains(&status.code)) =>
+        Error::Api { source, .. } if matches!(&*source, kube::Error::Api(status) if [400, 403, 422].contains(&status.code)) =>
         {
             let message = match *source {
                 kube::Error::Api(status) => status.message,
@@ -150,6 +156,6 @@ async fn plans_in_use(ctx: &Context, owner: &ObjectName) -> Result<Vec<String>, 
     let sets = api("list ReplicaSets", sets.list(&own)).await?;
     let wanting = sets.items.iter().filter_map(|set| set.spec.as_ref()).filter(|spec| spec.replicas != Some(0));
     let of_sets = wanting.filter_map(|spec| spec.template.as_ref()).flat_map(|template| of(template.spec.as_ref()));
-    let pods = ctx.caches.pods_of(&owner.uid);
+    let pods = ctx.caches.pods_of(owner);
     Ok(of_sets.chain(pods.iter().flat_map(|pod| of(pod.spec.as_ref()))).collect())
 }

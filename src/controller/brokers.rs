@@ -18,9 +18,6 @@ use crate::store::{Connection, MessageStore, StoreError};
 /// A store bounds its answers itself; this is the net below.
 const DEPTH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Until a broker that was not dialled before is connected.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// A store that nobody asked for since is not held any more.
 const UNUSED_AFTER: Duration = Duration::from_secs(60);
 
@@ -99,8 +96,10 @@ impl Brokers {
         if let Some(broker) = dialled.get(&key).and_then(WeakBroker::upgrade) {
             return broker;
         }
-        let broker =
-            Broker::start("controller", broker::address_from_afar(plan, self.references.values(namespace), namespace));
+        let broker = Broker::start(
+            &format!("controller {namespace}/{}", plan.connection.secret()),
+            broker::address_from_afar(plan, self.references.values(namespace), namespace),
+        );
         dialled.insert(key, broker.downgrade());
         broker
     }
@@ -129,14 +128,14 @@ pub(super) async fn look(store: &dyn MessageStore) -> StoreReport {
 }
 
 /// Waits until a store is connected.
-pub(super) async fn connected(store: &dyn MessageStore) -> Result<(), StoreError> {
+pub(super) async fn connected(store: &dyn MessageStore, within: Duration) -> Result<(), StoreError> {
     let mut connection = store.connection();
     let up = connection.wait_for(|connection| *connection == Connection::Up);
-    match timeout(CONNECT_TIMEOUT, up).await {
+    match timeout(within, up).await {
         Ok(Ok(_)) => Ok(()),
         _ => Err(match &*store.connection().borrow() {
             Connection::Down(error) => error.clone(),
-            _ => StoreError::NotConnected(format!("not connected in {CONNECT_TIMEOUT:?}")),
+            _ => StoreError::NotConnected(format!("not connected in {within:?}")),
         }),
     }
 }

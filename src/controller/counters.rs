@@ -7,9 +7,6 @@
 use crate::api::forwarding_processor::ForwarderWorker;
 use crate::api::ingress_route::IngressWorker;
 
-/// So many workers are remembered at most; it is what the schema allows.
-const MOST_WORKERS: usize = 64;
-
 /// The counters of one worker.
 pub(super) trait Counted<const N: usize>: Clone {
     /// Pod and start.
@@ -56,7 +53,6 @@ pub(super) fn add<const N: usize, W: Counted<N>>(
     }
     let unseen = known.iter().filter(|known| !seen.iter().any(|worker| worker.is_same_worker(known)));
     workers.extend(unseen.filter(|worker| is_there(worker)).cloned());
-    workers.truncate(MOST_WORKERS);
     workers
 }
 

@@ -15,8 +15,9 @@ use super::error::{Error, api};
 use super::events::Happened;
 use super::report::{self, Ours};
 use super::resources::{ChildKind, Owner, Role, child_name};
-use super::{apply, brokers, message_store, settle};
+use super::{apply, message_store, settle};
 use crate::api::{ForwardingProcessor, MessageStore, PROCESSOR_FINALIZER, QUEUE_FINALIZER};
+use crate::core::topology::Management;
 use crate::plan::compile;
 use crate::plan::world::Named;
 use crate::store::rabbitmq::Removed;
@@ -81,7 +82,7 @@ pub(super) async fn processor(ctx: &Context, object: &ForwardingProcessor) -> Re
         apply::delete(ctx, ChildKind::Deployment, &name.namespace, &child).await?;
         return Ok(SOON);
     }
-    if in_time && !ctx.caches.pods_of(&name.uid).is_empty() {
+    if in_time && !ctx.caches.pods_of(&name).is_empty() {
         return Ok(SOON);
     }
     if in_time && let Err(error) = remove_record(ctx, object).await {
@@ -102,11 +103,14 @@ async fn remove_record(ctx: &Context, object: &ForwardingProcessor) -> Result<()
     if ctx.references.missing(&name.namespace, &message_store::needs(source)).await?.is_some() {
         return Ok(());
     }
-    let Some((store, broker)) = ctx.brokers.store(&name.namespace, &plan) else { return Ok(()) };
+    let broker = ctx.brokers.broker(&name.namespace, &plan.broker);
     ctx.authority()?;
-    brokers::connected(&*store).await?;
-    let no_answer = || crate::store::StoreError::NotConnected(format!("no answer in {TRY_TIMEOUT:?}"));
-    timeout(TRY_TIMEOUT, broker.remove_record(&name.dotted())).await.map_err(|_| no_answer())??;
+    let removed = async {
+        broker.connected().await?;
+        broker.remove_record(&name.dotted()).await
+    };
+    let no_answer = |_| crate::store::StoreError::NotConnected(format!("no answer in {TRY_TIMEOUT:?}"));
+    timeout(TRY_TIMEOUT, removed).await.map_err(no_answer)??;
     Ok(())
 }
 
@@ -120,11 +124,14 @@ pub(super) async fn store(ctx: &Context, object: &MessageStore) -> Result<Durati
         return Ok(settle::again(false));
     }
     let in_time = since(object) < GIVE_UP_AFTER;
-    let is_used = ctx.is_used(&name.namespace, &name.name);
-    if in_time && is_used {
+    let used = users(ctx, object);
+    if in_time && (used.is_some() || !ctx.samples.is_warm()) {
         return Ok(SOON);
     }
-    let removed = if is_used { Ok(Some("workers still use it".to_owned())) } else { remove_queue(ctx, object).await };
+    let removed = match used {
+        Some(used) => Ok(Some(used)),
+        None => remove_queue(ctx, object).await,
+    };
     match removed {
         Ok(None) => {}
         Ok(Some(why)) => kept(ctx, object, &why).await,
@@ -139,11 +146,29 @@ pub(super) async fn store(ctx: &Context, object: &MessageStore) -> Result<Durati
     Ok(settle::again(false))
 }
 
+/// Who may still put something into the queue, or have something of it in hand. That the broker shows no message and no
+/// consumer is not enough: a worker that polls has left the queue while it delivers what it took.
+fn users(ctx: &Context, object: &MessageStore) -> Option<String> {
+    let name = object.object_name();
+    let objects = ctx.objects(&name.namespace);
+    let world = objects.world();
+    if let Some(other) = world.same_queue(object) {
+        return Some(format!("MessageStore `{other}` names the same queue"));
+    }
+    if let Some(user) = world.user_of(&name.namespace, &name.name) {
+        return Some(format!("{user} still names the store"));
+    }
+    ctx.is_used(&name.namespace, &name.name).then(|| "a worker still uses it".to_owned())
+}
+
 /// Answers why the queue was kept, if it was.
 async fn remove_queue(ctx: &Context, object: &MessageStore) -> Result<Option<String>, Error> {
     let name = object.object_name();
     let Ok(plan) = compile::store(object) else { return Ok(None) };
-    let Some(queue) = &plan.topology.queue else { return Ok(None) };
+    // What somebody else declared is theirs to delete.
+    let Some(queue) = plan.topology.queue.as_ref().filter(|queue| queue.management == Management::Declare) else {
+        return Ok(None);
+    };
     if ctx.references.missing(&name.namespace, &message_store::needs(object)).await?.is_some() {
         return Ok(None);
     }
@@ -157,7 +182,7 @@ async fn remove_queue(ctx: &Context, object: &MessageStore) -> Result<Option<Str
     Ok(match timeout(TRY_TIMEOUT, removed).await.map_err(|_| no_answer())?? {
         Removed::Gone => None,
         Removed::Kept(depth) => Some(format!(
-            "the queue `{}` holds {} messages and has {} consumers; delete it by hand when it is not needed",
+            "the queue `{}` is kept (messages: {}, consumers: {}); delete it by hand when it is not needed",
             queue.name, depth.ready, depth.consumers
         )),
     })

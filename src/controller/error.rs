@@ -23,6 +23,12 @@ pub(super) enum Error {
     /// An object of a child's name is somebody else's.
     #[error("{kind} `{name}` exists and is not ours; rename it, or this object")]
     NameConflict { kind: &'static str, name: String },
+    /// An object of a child's name belongs to an object of this name that was deleted; it is about to go too.
+    #[error("{kind} `{name}` of an earlier object of this name is still going")]
+    Leaving { kind: &'static str, name: String },
+    /// A bug.
+    #[error("a bug: the reconcile panicked; please report what is logged above")]
+    Panicked,
     /// The API server does not take the pods.
     #[error("the API server refuses {kind} `{name}`: {message}")]
     Rejected { kind: &'static str, name: String, message: String },
@@ -85,6 +91,8 @@ impl Error {
                 _ => Class::Transient,
             },
             Self::TimedOut(_) | Self::NotLeading => Class::Transient,
+            Self::Leaving { .. } => Class::Conflict,
+            Self::Panicked => Class::Fatal,
             Self::NameConflict { .. } | Self::Broker(_) => Class::Dependency,
             Self::Rejected { .. } => Class::Invalid,
         }

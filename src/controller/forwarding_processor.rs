@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
+use serde_json::{Map, Value, json};
 
 use super::context::Context;
 use super::error::Error;
@@ -16,14 +17,16 @@ use super::resources::{
 use super::rollout::{self, Rollout};
 use super::samples::Together;
 use super::{apply, brokers, deletion, events, message_store, report, settle, workers};
-use crate::api::condition::{self, BROKER_CONNECTED, Condition, TARGET_REACHABLE};
-use crate::api::processor_status::ProcessorState;
+use crate::api::condition::{self, Condition, TARGET_REACHABLE};
+use crate::api::processor_status::{DeactivationStatus, ProcessorState};
 use crate::api::{ForwardingProcessor, ForwardingProcessorStatus, PROCESSOR_FINALIZER, REACTIVATE_ANNOTATION};
 use crate::forwarder::Hindrance;
 use crate::plan::world::{Named, World};
 use crate::plan::{Plan, TargetAddress, TargetPlan, keys};
-use crate::status::link::Link;
 use crate::status::verdict::{Delivering, Missing, Verdict};
+
+/// For a broker that is not connected yet: others wait for this reconcile to end.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Until something that must happen first is looked at again.
 const SOON: Duration = Duration::from_secs(1);
@@ -42,7 +45,7 @@ pub(super) async fn reconcile(ctx: &Context, object: &ForwardingProcessor) -> Re
         Judged::Valid(plan) => Arc::new(plan),
         Judged::Rejected { reason, message } => {
             suspend_what_runs(ctx, object).await?;
-            return settle::rejected(ctx, object, reason, &message).await;
+            return settle::rejected(ctx, object, reason, &message, &state_of_what_runs(ctx, object)).await;
         }
         Judged::Unresolved(missing) => {
             suspend_what_runs(ctx, object).await?;
@@ -54,11 +57,17 @@ pub(super) async fn reconcile(ctx: &Context, object: &ForwardingProcessor) -> Re
         suspend_what_runs(ctx, object).await?;
         return Report::new(ctx, object, Some(&plan)).missing(&missing).write().await;
     }
-    let together = ctx.samples.of(&object.uid().unwrap_or_default());
+    let together = ctx.samples.of(&object.object_name());
     let known = known(ctx, object, &together);
     let phase = Phase::of(known);
     if phase == Phase::Purging {
-        return purge(ctx, object, &plan).await;
+        match purge(ctx, object, &plan).await {
+            Ok(again) => return Ok(again),
+            Err(error) => tracing::warn!(
+                processor = %object.object_name().slashed(), %error,
+                "the record of a deactivation can't be removed yet; trying again"
+            ),
+        }
     }
     let children = children(ctx, object, &plan, phase.replicas(known));
     let refused = workers::make(ctx, &object.object_name(), children).await?;
@@ -68,7 +77,6 @@ pub(super) async fn reconcile(ctx: &Context, object: &ForwardingProcessor) -> Re
 /// What decides whether it runs.
 fn known<'a>(ctx: &Context, object: &'a ForwardingProcessor, together: &Together) -> Known<'a> {
     let status = object.status.as_ref();
-    let uid = object.uid().unwrap_or_default();
     let record = together.standing.deactivation.as_ref();
     Known {
         suspend: object.spec.suspend,
@@ -77,7 +85,7 @@ fn known<'a>(ctx: &Context, object: &'a ForwardingProcessor, together: &Together
         state: status.and_then(|status| status.state),
         handled: status.and_then(|status| status.last_handled_reactivate.as_deref()),
         worker_deactivated: record.is_some(),
-        has_pods: !ctx.caches.pods_of(&uid).is_empty(),
+        has_pods: !ctx.caches.pods_of(&object.object_name()).is_empty(),
     }
 }
 
@@ -92,6 +100,21 @@ async fn suspend_what_runs(ctx: &Context, object: &ForwardingProcessor) -> Resul
         apply::scale_to_zero(ctx, &name.namespace, &child).await?;
     }
     Ok(())
+}
+
+/// What of the status follows the pods that run, whatever the spec is by now.
+fn state_of_what_runs(ctx: &Context, object: &ForwardingProcessor) -> Map<String, Value> {
+    let record = ctx.samples.of(&object.object_name()).standing.deactivation;
+    let mut fields = Map::new();
+    if object.spec.suspend {
+        fields.insert("state".to_owned(), json!(ProcessorState::Suspended));
+    } else if let Some(record) = record {
+        fields.insert("state".to_owned(), json!(ProcessorState::Deactivated));
+        fields.insert("deactivation".to_owned(), json!(DeactivationStatus::from(&record)));
+    } else if object.status.as_ref().is_none_or(|status| status.state.is_none()) {
+        fields.insert("state".to_owned(), json!(ProcessorState::Pending));
+    }
+    fields
 }
 
 /// What the stores and the target need, by the first that is missing.
@@ -126,10 +149,10 @@ async fn purge(ctx: &Context, object: &ForwardingProcessor, plan: &Plan) -> Resu
     let Some(source) = forwarder.stores.get(&forwarder.source) else { return Ok(SOON) };
     let Some((store, _)) = ctx.brokers.store(&name.namespace, source) else { return Ok(SOON) };
     ctx.authority()?;
-    brokers::connected(&*store).await?;
+    brokers::connected(&*store, PURGE_TIMEOUT).await?;
     store.reactivate(&name.dotted()).await?;
     tracing::info!(processor = %name.slashed(), "the record of a deactivation is removed, if there was one");
-    ctx.samples.forget_deactivation(&name.uid);
+    ctx.samples.forget_deactivation(&name);
     Report::new(ctx, object, Some(plan)).reactivated().write().await?;
     Ok(SOON)
 }
@@ -157,7 +180,7 @@ struct Report<'a> {
 
 impl<'a> Report<'a> {
     fn new(ctx: &'a Context, object: &'a ForwardingProcessor, plan: Option<&'a Plan>) -> Self {
-        let together = ctx.samples.of(&object.uid().unwrap_or_default());
+        let together = ctx.samples.of(&object.object_name());
         let known = known(ctx, object, &together);
         Self { ctx, object, plan, missing: None, phase: None, known, refused: None, together }
     }
@@ -187,11 +210,19 @@ impl<'a> Report<'a> {
 
     fn state(&self) -> ProcessorState {
         match self.phase {
+            Some(Phase::Running) if self.known.replicas > 0 && !self.has_a_ready_pod() => ProcessorState::Pending,
             Some(phase) => phase.state(self.known),
             None if self.known.suspend => ProcessorState::Suspended,
             // What ran before goes on.
             None => self.known.state.unwrap_or(ProcessorState::Pending),
         }
+    }
+
+    fn has_a_ready_pod(&self) -> bool {
+        let name = self.object.object_name();
+        let child = child_name(&Owner { role: Role::Forwarder, object: &name });
+        let deployment = self.ctx.caches.deployment(&name.namespace, &child);
+        deployment.and_then(|deployment| deployment.status.as_ref()?.available_replicas).unwrap_or(0) > 0
     }
 
     async fn write(self) -> Result<Duration, Error> {
@@ -233,7 +264,10 @@ impl<'a> Report<'a> {
         if let Some(happened) = events::of_states(before.and_then(|before| before.state), state, &note) {
             self.ctx.events.tell(&report::reference(object), &happened).await;
         }
-        Ok(if self.phase == Some(Phase::Ending) { SOON } else { settle::again(self.missing.is_some()) })
+        Ok(match self.phase {
+            Some(Phase::Ending | Phase::Purging) => SOON * 3,
+            _ => settle::again(self.missing.is_some() || self.refused.is_some()),
+        })
     }
 
     fn conditions(&self, state: ProcessorState) -> Vec<Condition> {
@@ -241,18 +275,9 @@ impl<'a> Report<'a> {
         let standing = &self.together.standing;
         let mut verdict = Verdict::new(self.object.metadata.generation.unwrap_or(0), Timestamp::now());
         verdict.references(self.missing.as_ref());
-        let links = workers::links(
-            self.ctx,
-            &name,
-            self.plan.filter(|_| self.missing.is_none()),
-            state == ProcessorState::Active,
-        );
-        let is_new = links.values().all(|link| *link != Link::Connecting);
-        match condition::find(settle::conditions(self.object), BROKER_CONNECTED) {
-            // Nobody works here, and what we look with has just been made.
-            Some(before) if !is_new && state != ProcessorState::Active => verdict.as_before(before),
-            _ => verdict.brokers(links.iter().map(|(store, link)| (store.as_str(), link.clone()))),
-        }
+        let wants = matches!(state, ProcessorState::Active | ProcessorState::Pending) && self.known.replicas > 0;
+        let links = workers::links(self.ctx, &name, self.plan.filter(|_| self.missing.is_none()), wants);
+        settle::brokers(&mut verdict, self.object, &links, self.missing.is_some());
         let last_error = standing.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
         match condition::find(settle::conditions(self.object), TARGET_REACHABLE) {
             // Without a worker, what was known last is what is known.
@@ -281,22 +306,27 @@ impl<'a> Report<'a> {
             return (Some(refused.clone()), "Ready");
         }
         match state {
-            ProcessorState::Suspended => return (None, "Suspended"),
+            ProcessorState::Suspended if self.object.spec.suspend => return (None, "Suspended"),
             ProcessorState::Deactivated => {
+                let (name, namespace) = (&name.name, &name.namespace);
                 let message = format!(
                     "it stopped itself at a message that failed, and keeps it; repair the cause, then `stagepost reactivate \
-                     {} --namespace {}`",
-                    name.name, name.namespace
+                     {name} -n {namespace}`, or `kubectl annotate fwp {name} -n {namespace} --overwrite \
+                     stagepost.dev/reactivate=$(date +%s)`"
                 );
                 return (Some(("Deactivated", message)), "Ready");
             }
             _ if self.missing.is_some() => return (None, "Ready"),
+            _ if matches!(self.phase, Some(Phase::Ending | Phase::Purging)) => {
+                let message = "it begins as soon as its old pods have ended and the broker has removed the record that stopped it";
+                return (Some(("Reactivating", message.to_owned())), "Ready");
+            }
             _ if replicas == 0 => return (None, "ScaledToZero"),
             _ => {}
         }
         let child = child_name(&Owner { role: Role::Forwarder, object: &name });
         let deployment = self.ctx.caches.deployment(&name.namespace, &child);
-        match rollout::of(deployment.as_deref(), replicas, &self.ctx.caches.pods_of(&name.uid)) {
+        match rollout::of(deployment.as_deref(), replicas, &self.ctx.caches.pods_of(&name)) {
             Rollout::Complete => (None, "Ready"),
             Rollout::Progressing(reason, message) => (Some((reason, message)), "Ready"),
         }

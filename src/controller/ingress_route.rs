@@ -33,7 +33,9 @@ pub(super) async fn reconcile(ctx: &Context, object: &IngressRoute) -> Result<Du
     let world = objects.world();
     let plan = match judge::route(object, &world) {
         Judged::Valid(plan) => Arc::new(plan),
-        Judged::Rejected { reason, message } => return settle::rejected(ctx, object, reason, &message).await,
+        Judged::Rejected { reason, message } => {
+            return settle::rejected(ctx, object, reason, &message, &serde_json::Map::new()).await;
+        }
         Judged::Unresolved(missing) => return status(ctx, object, None, Some(&missing), None).await,
     };
     let missing = missing(ctx, object, &plan, &world).await?;
@@ -81,8 +83,9 @@ async fn status(
     let generation = object.metadata.generation.unwrap_or(0);
     let deployment = ctx.caches.deployment(&name.namespace, &child_name(&owner));
     let wanted = object.spec.replicas();
+    let is_refused = refused.is_some();
     let against = refused.or_else(|| {
-        let pods = ctx.caches.pods_of(&name.uid);
+        let pods = ctx.caches.pods_of(&name);
         match rollout::of(deployment.as_deref(), wanted, &pods) {
             Rollout::Progressing(reason, message) if missing.is_none() => Some((reason, message)),
             _ => None,
@@ -91,7 +94,7 @@ async fn status(
     let mut verdict = Verdict::new(generation, Timestamp::now());
     verdict.references(missing);
     let links = workers::links(ctx, &name, plan.filter(|_| missing.is_none()), wanted > 0);
-    verdict.brokers(links.iter().map(|(store, link)| (store.as_str(), link.clone())));
+    settle::brokers(&mut verdict, object, &links, missing.is_some());
     verdict.degraded(None);
     verdict.paused(false);
     let ready = if wanted == 0 { "ScaledToZero" } else { "Ready" };
@@ -107,7 +110,7 @@ async fn status(
         ..IngressRouteStatus::default()
     };
     report::write(ctx, object, &status, &conditions).await?;
-    Ok(settle::again(missing.is_some()))
+    Ok(settle::again(missing.is_some() || is_refused))
 }
 
 /// Where callers in the cluster reach it.

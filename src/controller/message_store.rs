@@ -1,5 +1,6 @@
 //! Reconciles a MessageStore: its queue is declared by whoever uses it, by us if nobody does.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -31,7 +32,9 @@ pub(super) async fn reconcile(ctx: &Context, object: &MessageStore) -> Result<Du
     let objects = ctx.objects(&namespace);
     let plan = match judge::store(object, &objects.world()) {
         Judged::Valid(plan) => plan,
-        Judged::Rejected { reason, message } => return settle::rejected(ctx, object, reason, &message).await,
+        Judged::Rejected { reason, message } => {
+            return settle::rejected(ctx, object, reason, &message, &serde_json::Map::new()).await;
+        }
         Judged::Unresolved(missing) => return status(ctx, object, None, Some(&missing)).await,
     };
     let missing = ctx.references.missing(&namespace, &needs(object)).await?;
@@ -60,11 +63,11 @@ async fn status(
     };
     let mut verdict = Verdict::new(generation, Timestamp::now());
     verdict.references(missing);
-    let mismatch = if let Link::Mismatch(text) = &link { Some(("QueueMismatch", text.clone())) } else { None };
-    verdict.brokers([(object.name_any().as_str(), link)]);
+    let links = BTreeMap::from([(object.name_any(), link)]);
+    settle::brokers(&mut verdict, object, &links, missing.is_some());
     let queue = plan.and_then(|plan| plan.topology.queue.as_ref());
     verdict.degraded(queue.and_then(unknown_limit));
-    let conditions = report::merged(settle::conditions(object), verdict.finish(mismatch, "Ready"));
+    let conditions = report::merged(settle::conditions(object), verdict.finish(None, "Ready"));
     let status = MessageStoreStatus {
         queue: plan.and_then(queue_status),
         bindings: plan.filter(|plan| plan.topology.exchange.is_some()).map(|plan| plan.topology.bindings.clone()),
@@ -80,6 +83,10 @@ async fn status(
 pub(super) fn link(ctx: &Context, namespace: &str, plan: &StorePlan) -> Link {
     if let Some(report) = ctx.samples.store(namespace, &plan.name) {
         return report.link;
+    }
+    // Nobody knows yet who looks after it.
+    if !ctx.samples.is_warm() {
+        return Link::Connecting;
     }
     ctx.brokers.store(namespace, plan).map_or(Link::Connecting, |(store, _)| brokers::link(&*store))
 }

@@ -11,11 +11,12 @@
 //!   `workers`, `deletion`: what they have in common.
 //! - `judge`, `phase`, `rollout`, `relations`, `counters`, `lease`: decisions, pure. [`resources`]: builders, pure.
 //! - `watch`, `due`: what is known, and what is to be looked at. `references`, `brokers`: what is asked.
-//! - `sampler`, `samples`: what workers say, and the numbers in the status.
+//! - `sampler`, `ask`, `samples`: what workers say, and the numbers in the status.
 //! - `apply`, `report`, `events`: what is written. Every write asks first whether this controller still leads.
 
 mod admin;
 mod apply;
+mod ask;
 mod brokers;
 mod cleanup;
 mod context;
@@ -44,10 +45,12 @@ mod workers;
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt as _};
@@ -148,6 +151,7 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         return Ok(());
     }
     metrics.leads(true);
+    tracing::info!(identity = options.identity, "this controller acts now");
     let leadership = elector.as_ref().map_or_else(Leadership::sole, Elector::leadership);
     let mut tasks = JoinSet::new();
     let stop = shutdown.child_token();
@@ -161,9 +165,16 @@ pub async fn run(options: Options) -> Result<(), ControllerError> {
         };
         elector.hold(&shutdown).await
     };
+    let mut held = pin!(held);
     let ended = tokio::select! {
-        held = held => if held { Ok(()) } else { Err(ControllerError::LostLease) },
-        _ = tasks.join_next() => if shutdown.is_cancelled() { Ok(()) } else { Err(ControllerError::Bug) },
+        held = &mut held => if held { Ok(()) } else { Err(ControllerError::LostLease) },
+        _ = tasks.join_next() => if shutdown.is_cancelled() {
+            // The lease is given back, so that the next one need not wait for its end. It bounds itself.
+            held.await;
+            Ok(())
+        } else {
+            Err(ControllerError::Bug)
+        },
     };
     metrics.leads(false);
     stop.cancel();
@@ -180,10 +191,12 @@ async fn check_kinds(client: &Client, scopes: &[Scope], shutdown: &CancellationT
             Ok(_) => Ok(()),
             Err(Error::Api { source, .. }) => match *source {
                 kube::Error::Api(status) if status.code == 404 => Err(ControllerError::NoCrd(K::KIND)),
-                kube::Error::Api(status) => Err(ControllerError::Forbidden(K::KIND, status.message)),
-                other => Err(ControllerError::Forbidden(K::KIND, other.to_string())),
+                kube::Error::Api(status) if [401, 403].contains(&status.code) => {
+                    Err(ControllerError::Forbidden(K::KIND, status.message))
+                }
+                other => Err(ControllerError::Refused(other.to_string())),
             },
-            Err(other) => Err(ControllerError::Forbidden(K::KIND, other.to_string())),
+            Err(other) => Err(ControllerError::Refused(other.to_string())),
         }
     }
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -201,7 +214,12 @@ async fn check_kinds(client: &Client, scopes: &[Scope], shutdown: &CancellationT
                     tracing::warn!(?scope, "can't list our kinds here: {why}");
                     break;
                 }
-                Err(error) if Instant::now() > deadline || shutdown.is_cancelled() => return Err(error),
+                // An API server that is away comes back, and then nobody should have to wait for us.
+                Err(error @ (ControllerError::NoCrd(_) | ControllerError::Forbidden(..)))
+                    if Instant::now() > deadline =>
+                {
+                    return Err(error);
+                }
                 Err(error) => tracing::warn!(%error, "trying again"),
             }
             tokio::select! {
@@ -300,8 +318,11 @@ async fn once<K: Reconciled>(object: Arc<Guarded<K>>, ctx: Arc<Context>) -> Resu
             return Ok(Action::await_change());
         }
     };
+    ctx.caches.synced().await;
     let begun = Instant::now();
-    let reconciled = K::reconcile(&ctx, object).await;
+    // One object that meets a bug must not stop the others.
+    let reconciled = AssertUnwindSafe(K::reconcile(&ctx, object)).catch_unwind().await;
+    let reconciled = reconciled.unwrap_or(Err(Error::Panicked));
     ctx.metrics.reconciled(K::KIND, begun.elapsed());
     let again = reconciled?;
     ctx.succeeded(object);
@@ -314,7 +335,9 @@ fn try_again<K: Reconciled>(object: Arc<Guarded<K>>, error: &Error, ctx: Arc<Con
     let failures = ctx.failed(&*object);
     let name = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
     ctx.metrics.failed(K::KIND, class.as_str());
-    if class == error::Class::Conflict {
+    if error.to_string().contains("because it is being terminated") {
+        tracing::debug!(%error, kind = K::KIND, name, "its namespace is going");
+    } else if class == error::Class::Conflict {
         tracing::info!(%error, kind = K::KIND, name, "somebody else wrote at the same time; trying again");
     } else {
         tracing::warn!(%error, kind = K::KIND, name, failures, "could not be reconciled; trying again");

@@ -153,17 +153,27 @@ pub(super) async fn unreadable<K: Ours>(ctx: &Context, meta: &ObjectMeta, why: &
     tracing::warn!(kind = K::KIND, name, namespace, why, "the object can't be read; it is left as it is");
     let message = format!("the object can't be read by this version ({why}); correct it");
     let generation = meta.generation.unwrap_or(0);
-    let conditions =
-        Verdict::rejected(generation, jiff::Timestamp::now(), "Unreadable", &message).finish(None, "Ready");
+    let verdict = Verdict::rejected(generation, jiff::Timestamp::now(), "Unreadable", &message);
+    let conditions = verdict.finish(None, "Ready");
+    let objects: Api<DynamicObject> =
+        Api::namespaced_with(ctx.client.clone(), &namespace, &ApiResource::erase::<K>(&()));
+    let there = api("get an object", objects.get(&name)).await?;
+    let is_said = there.data["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
+        condition["reason"] == "Unreadable"
+            && condition["message"] == message.as_str()
+            && condition["observedGeneration"] == generation
+    });
+    if is_said {
+        return Ok(());
+    }
+    ctx.authority()?;
     let body = json!({
         "apiVersion": API_VERSION, "kind": K::KIND,
         "metadata": {"name": name, "namespace": namespace, "uid": meta.uid},
-        "status": {"conditions": conditions, "observedGeneration": generation},
+        "status": {"conditions": conditions},
     });
-    ctx.authority()?;
-    let objects: Api<DynamicObject> =
-        Api::namespaced_with(ctx.client.clone(), &namespace, &ApiResource::erase::<K>(&()));
-    let params = PatchParams::apply(super::apply::MANAGER).force();
+    // Another hand: what the usual one wrote of an object that it could read stays.
+    let params = PatchParams::apply("stagepost-unreadable").force();
     api("write a status", objects.patch_status(&name, &params, &Patch::Apply(&body))).await.map(|_| ())
 }
 

@@ -54,7 +54,15 @@ fn stuck(pod: &Pod) -> Option<(&'static str, String)> {
     if ["ContainerCreating", "PodInitializing", ""].contains(&why.as_str()) {
         return None;
     }
-    let detail = waiting.message.clone().unwrap_or_default();
+    // Why it ended says more than that it is not started again yet.
+    let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+    let detail = match ended {
+        Some(ended) => {
+            let reason = ended.reason.clone().unwrap_or_default();
+            format!("(it ended: {reason}, exit code {})", ended.exit_code)
+        }
+        None => waiting.message.clone().unwrap_or_default(),
+    };
     let look = "look at it by kubectl describe pod and kubectl logs";
     Some(("PodNotStarted", format!("pod `{name}` does not start: {why} {detail}; {look}")))
 }

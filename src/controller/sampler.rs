@@ -10,29 +10,29 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::ask;
 use super::context::Context;
 use super::counters;
 use super::due::Key;
 use super::events::Happened;
 use super::report::{self, Ours, SAMPLER};
-use super::resources::ADMIN_PORT;
 use super::samples::Together;
 use super::watch::Guarded;
 use super::{brokers, message_store};
 use crate::api::condition::{self, RESOLVED_REFS, Time};
 use crate::api::forwarding_processor::ForwarderWorker;
 use crate::api::ingress_route::IngressWorker;
-use crate::api::processor_status::DeadLetterStatus;
-use crate::api::{ForwardingProcessor, IngressRoute, MessageStore, UID_LABEL};
+use crate::api::processor_status::{DeadLetterStatus, LastDelivery, LastFailure};
+use crate::api::{ForwardingProcessor, IngressRoute, MessageStore};
 use crate::core::duration;
-use crate::plan::{ForwarderPlan, Plan, StorePlan, compile};
+use crate::plan::world;
+use crate::plan::{ForwarderPlan, ObjectName, Plan, StorePlan, compile};
 use crate::status::link::Link;
 use crate::status::report::{StoreReport, WorkerReport};
 
@@ -45,10 +45,10 @@ const ROUNDS_BETWEEN_LOOKS: u64 = 3;
 /// Between two writes of numbers into one object.
 const WRITE_EVERY: Duration = Duration::from_secs(10);
 
-/// For one answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Workers that are named in a status; it is what the schema allows.
+const MOST_WORKERS: usize = 64;
 
-/// Pods that are asked at once.
+/// Brokers that are asked at once.
 const AT_ONCE: usize = 32;
 
 /// Between two Events about dead letters of one processor.
@@ -77,15 +77,22 @@ struct Written {
     forwarders: Vec<ForwarderWorker>,
     ingresses: Vec<IngressWorker>,
     dead_letters_told: Option<(Instant, u64)>,
+    /// They outlive the pods that knew them.
+    last_delivery: Option<LastDelivery>,
+    last_failure: Option<LastFailure>,
 }
 
 impl Sampler {
     pub(super) fn new(ctx: Arc<Context>) -> Result<Self, reqwest::Error> {
-        let client = Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).connect_timeout(ANSWER_TIMEOUT).build()?;
+        let client = ask::client()?;
         Ok(Self { ctx, client, round: 0, written: HashMap::new(), facts: HashMap::new(), looked: BTreeMap::new() })
     }
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = self.ctx.caches.synced() => {}
+        }
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -101,7 +108,7 @@ impl Sampler {
     }
 
     async fn round(&mut self) {
-        self.ask().await;
+        ask::all(&self.ctx, &self.client).await;
         let ctx = self.ctx.clone();
         let stores = ctx.caches.stores.state();
         let routes = ctx.caches.routes.state();
@@ -128,23 +135,6 @@ impl Sampler {
         self.written.retain(|uid, _| uids.contains(uid));
         self.facts.retain(|uid, _| uids.contains(uid));
         ctx.forget_plans(&uids);
-    }
-
-    /// Asks every worker that has an address.
-    async fn ask(&self) {
-        let pods = self.ctx.caches.pods.state();
-        let running = pods.iter().filter(|pod| is_running(pod)).cloned();
-        let running: Vec<Arc<Pod>> = running.collect();
-        let asked = running.into_iter().map(|pod| ask_one(self.client.clone(), pod));
-        let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
-        while let Some(answer) = answers.next().await {
-            if let Some((namespace, name, report)) = answer {
-                self.ctx.samples.put(&namespace, &name, report);
-            }
-        }
-        self.ctx.samples.retain(|namespace, name| {
-            pods.iter().any(|pod| pod.name_any() == name && pod.namespace().as_deref() == Some(namespace))
-        });
     }
 
     /// Looks at the stores that no worker looks at: side by side, for a broker that does not answer takes its time.
@@ -200,7 +190,7 @@ impl Sampler {
     }
 
     async fn route(&mut self, route: &IngressRoute) {
-        let together = self.ctx.samples.of(&route.uid().unwrap_or_default());
+        let together = self.ctx.samples.of(&world::Named::object_name(route));
         let links = self.links(route, &together);
         if self.turned(route.uid(), facts(&together, &links)) {
             self.ctx.duties.routes.mark(&route.namespace().unwrap_or_default(), &route.name_any());
@@ -214,11 +204,11 @@ impl Sampler {
         let seen: Vec<IngressWorker> = together.workers.iter().filter_map(ingress_worker).collect();
         let mut sums = [0; 3];
         sums.copy_from_slice(&written.sums);
-        let there = pods_there(&self.ctx, &route.uid().unwrap_or_default());
+        let there = pods_there(&self.ctx, &world::Named::object_name(route));
         let workers = counters::add(&mut sums, &written.ingresses, &seen, |worker| there.contains(&worker.pod));
         written.sums = sums.to_vec();
         written.ingresses.clone_from(&workers);
-        let numbers = json!({"accepted": sums[0], "rejected": sums[1], "failed": sums[2], "workers": workers});
+        let numbers = json!({"accepted": sums[0], "rejected": sums[1], "failed": sums[2], "workers": named(&workers)});
         if let Some(numbers) = self.due(route, numbers) {
             self.send(route, numbers).await;
         }
@@ -226,7 +216,7 @@ impl Sampler {
 
     async fn processor(&mut self, processor: &ForwardingProcessor) {
         let (namespace, uid) = (processor.namespace().unwrap_or_default(), processor.uid().unwrap_or_default());
-        let together = self.ctx.samples.of(&uid);
+        let together = self.ctx.samples.of(&world::Named::object_name(processor));
         let links = self.links(processor, &together);
         if self.turned(processor.uid(), facts(&together, &links)) {
             self.ctx.duties.processors.mark(&namespace, &processor.name_any());
@@ -237,33 +227,37 @@ impl Sampler {
                 .map(Option::unwrap_or_default)
                 .to_vec(),
             forwarders: status.workers.clone(),
+            last_delivery: status.last_delivery,
+            last_failure: status.last_failure,
             ..Written::default()
         });
+        let standing = &together.standing;
+        written.last_delivery = standing.last_delivery.clone().or(written.last_delivery.take());
+        written.last_failure = standing.last_failure.clone().or(written.last_failure.take());
+        let (last_delivery, last_failure) = (written.last_delivery.clone(), written.last_failure.clone());
         let seen: Vec<ForwarderWorker> = together.workers.iter().filter_map(forwarder_worker).collect();
         let mut sums = [0; 5];
         sums.copy_from_slice(&written.sums);
-        let there = pods_there(&self.ctx, &uid);
+        let there = pods_there(&self.ctx, &world::Named::object_name(processor));
         let workers = counters::add(&mut sums, &written.forwarders, &seen, |worker| there.contains(&worker.pod));
         written.sums = sums.to_vec();
         written.forwarders.clone_from(&workers);
         self.tell_dead_letters(processor, sums[2]).await;
         let mut numbers = json!({
             "delivered": sums[0], "failedAttempts": sums[1], "deadLettered": sums[2], "dropped": sums[3],
-            "filtered": sums[4], "workers": workers,
+            "filtered": sums[4], "workers": named(&workers),
         });
         let mut put = |name: &str, value: Value| {
             if !value.is_null() {
                 numbers[name] = value;
             }
         };
-        let standing = &together.standing;
         put("held", json!(standing.held));
         let age = standing.oldest_taken_age.map(|age| duration::format(Duration::from_secs(age.as_secs())));
         put("oldestTakenAge", json!(age));
         put("nextTick", json!(standing.next_tick));
-        // The last facts outlive the pods that knew them.
-        put("lastDelivery", json!(standing.last_delivery.clone().or(status.last_delivery)));
-        put("lastFailure", json!(standing.last_failure.clone().or(status.last_failure)));
+        put("lastDelivery", json!(last_delivery));
+        put("lastFailure", json!(last_failure));
         if let Some(Plan::Forwarder(plan)) = self.ctx.plan(&uid).as_deref() {
             let backlog = self.ready(&namespace, &plan.source, &together).map(|ready| ready + standing.held);
             put("backlog", json!(backlog.or(status.backlog)));
@@ -313,7 +307,11 @@ impl Sampler {
             return;
         }
         written.dead_letters_told = Some((Instant::now(), dead_lettered));
-        let note = format!("{} messages were moved to the dead letter store", dead_lettered - told);
+        let count = dead_lettered - told;
+        let messages = if count == 1 { "1 message was".to_owned() } else { format!("{count} messages were") };
+        let note = format!(
+            "{messages} moved to the dead letter store; status.deadLetter names its queue, status.lastFailure why"
+        );
         let happened = Happened { warning: true, reason: "DeadLettered", note };
         self.ctx.events.tell(&report::reference(processor), &happened).await;
     }
@@ -352,28 +350,18 @@ impl Sampler {
     }
 }
 
-async fn ask_one(client: Client, pod: Arc<Pod>) -> Option<(String, String, WorkerReport)> {
-    let address = pod.status.as_ref()?.pod_ip.clone()?;
-    let host = if address.contains(':') { format!("[{address}]") } else { address };
-    let answer = client.get(format!("http://{host}:{ADMIN_PORT}/status")).send().await.ok()?;
-    let report: WorkerReport = answer.json().await.ok()?;
-    // An address may have passed to somebody else's pod.
-    let is_its = pod.labels().get(UID_LABEL) == Some(&report.object.uid);
-    is_its.then(|| (pod.namespace().unwrap_or_default(), pod.name_any(), report))
-}
-
-fn is_running(pod: &Pod) -> bool {
-    let status = pod.status.as_ref();
-    status.is_some_and(|status| status.phase.as_deref() == Some("Running") && status.pod_ip.is_some())
-}
-
 /// Whether an object stays, and what it names is there.
 fn is_settled<K: Ours>(object: &K) -> bool {
     object.meta().deletion_timestamp.is_none() && condition::is_true(object.conditions(), RESOLVED_REFS)
 }
 
-fn pods_there(ctx: &Context, uid: &str) -> Vec<String> {
-    ctx.caches.pods_of(uid).iter().map(|pod| pod.name_any()).collect()
+/// As many as a status may name.
+fn named<W: serde::Serialize>(workers: &[W]) -> Value {
+    json!(workers.iter().take(MOST_WORKERS).collect::<Vec<_>>())
+}
+
+fn pods_there(ctx: &Context, object: &ObjectName) -> Vec<String> {
+    ctx.caches.pods_of(object).iter().map(|pod| pod.name_any()).collect()
 }
 
 fn ingress_worker((pod, report): &(String, WorkerReport)) -> Option<IngressWorker> {

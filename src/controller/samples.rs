@@ -1,9 +1,11 @@
 //! What the workers said last.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::plan::ObjectName;
 use crate::status::link::Link;
 use crate::status::report::{StoreReport, WorkerReport};
 use crate::status::standing::Standing;
@@ -13,7 +15,11 @@ const GOOD_FOR: Duration = Duration::from_secs(20);
 
 /// See the module. By namespace and name of the pod.
 #[derive(Debug, Default)]
-pub(super) struct Samples(Mutex<BTreeMap<(String, String), Sample>>);
+pub(super) struct Samples {
+    of_pods: Mutex<BTreeMap<(String, String), Sample>>,
+    /// All workers have been asked once.
+    warm: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Sample {
@@ -33,6 +39,15 @@ pub(super) struct Together {
 }
 
 impl Samples {
+    /// Whether all workers that were there have been asked.
+    pub(super) fn is_warm(&self) -> bool {
+        self.warm.load(Ordering::Acquire)
+    }
+
+    pub(super) fn asked(&self) {
+        self.warm.store(true, Ordering::Release);
+    }
+
     pub(super) fn put(&self, namespace: &str, pod: &str, report: WorkerReport) {
         let sample = Sample { report, at: Instant::now() };
         self.lock().insert((namespace.to_owned(), pod.to_owned()), sample);
@@ -44,9 +59,9 @@ impl Samples {
     }
 
     /// What the workers of an object say.
-    pub(super) fn of(&self, uid: &str) -> Together {
+    pub(super) fn of(&self, object: &ObjectName) -> Together {
         let mut together = Together::default();
-        for ((_, pod), sample) in self.lock().iter().filter(|(_, sample)| sample.report.object.uid == uid) {
+        for ((_, pod), sample) in self.lock().iter().filter(|(_, sample)| sample.report.object == *object) {
             let report = &sample.report;
             if let Some(standing) = &report.forwarder {
                 together.standing = std::mem::take(&mut together.standing).and(standing.clone());
@@ -85,8 +100,8 @@ impl Samples {
     }
 
     /// The record that a worker spoke of is removed; what it says next counts.
-    pub(super) fn forget_deactivation(&self, uid: &str) {
-        for sample in self.lock().values_mut().filter(|sample| sample.report.object.uid == uid) {
+    pub(super) fn forget_deactivation(&self, object: &ObjectName) {
+        for sample in self.lock().values_mut().filter(|sample| sample.report.object == *object) {
             if let Some(standing) = &mut sample.report.forwarder {
                 standing.deactivation = None;
             }
@@ -95,6 +110,6 @@ impl Samples {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, String), Sample>> {
         // Single insertions and removals: a panicking holder leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.of_pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,13 +3,15 @@
 //! Inputs: the API of one namespace, or of all. Outputs: caches, and marks for the controllers of the kinds that a change
 //! concerns. No object is asked for twice: every kind has one watch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::ready;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -20,13 +22,16 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_objects};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::due::Due;
 use super::relations::{self, Change};
+use super::report::{self, Ours};
 use super::resources::ChildKind;
-use crate::api::{ForwardingProcessor, IngressRoute, KIND_LABEL, MessageStore, NAME_LABEL};
+use crate::api::{ForwardingProcessor, IngressRoute, KIND_LABEL, MessageStore, NAME_LABEL, UID_LABEL};
+use crate::plan::ObjectName;
 
 /// An object of ours, or why it can't be read.
 pub(super) type Guarded<K> = DeserializeGuard<K>;
@@ -62,6 +67,21 @@ pub(super) struct Duties {
 type Look = Box<dyn Fn(&str, &str) -> Option<ChildMeta> + Send + Sync>;
 /// The children of an owner's uid.
 type Listing = Box<dyn Fn(&str) -> Vec<ChildMeta> + Send + Sync>;
+
+/// Ends when a kind has been listed once.
+type Synced = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+fn synced<K>(cache: &Store<K>) -> Synced
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    let cache = cache.clone();
+    Box::new(move || {
+        let cache = cache.clone();
+        // An error means that the watch has ended, and with it the process.
+        async move { drop(cache.wait_until_ready().await) }.boxed()
+    })
+}
 
 /// What is remembered of a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +119,7 @@ pub(super) struct Caches {
     pub(super) deployments: Store<Deployment>,
     pub(super) pods: Store<Pod>,
     looks: BTreeMap<ChildKind, (Look, Listing)>,
+    syncs: Vec<Synced>,
 }
 
 impl fmt::Debug for Caches {
@@ -118,10 +139,23 @@ impl Caches {
         self.looks.get(&kind).map(|(_, list)| list(owner)).unwrap_or_default()
     }
 
-    /// The pods of an object, also such that are ending.
-    pub(super) fn pods_of(&self, uid: &str) -> Vec<Arc<Pod>> {
-        let is_of = |pod: &Arc<Pod>| pod.labels().get(crate::api::UID_LABEL).is_some_and(|label| label == uid);
-        self.pods.state().into_iter().filter(is_of).collect()
+    /// The pods of an object, also such that are ending, but not those that have ended: an evicted pod stays as an object.
+    pub(super) fn pods_of(&self, object: &ObjectName) -> Vec<Arc<Pod>> {
+        let is_of = |pod: &Arc<Pod>| {
+            pod.labels().get(UID_LABEL) == Some(&object.uid) && pod.namespace().as_deref() == Some(&object.namespace)
+        };
+        let has_ended = |pod: &Arc<Pod>| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            matches!(phase, Some("Failed" | "Succeeded"))
+        };
+        self.pods.state().into_iter().filter(|pod| is_of(pod) && !has_ended(pod)).collect()
+    }
+
+    /// Waits until everything has been listed once: half of what there is leads to wrong conclusions.
+    pub(super) async fn synced(&self) {
+        for synced in &self.syncs {
+            synced().await;
+        }
     }
 
     pub(super) fn deployment(&self, namespace: &str, name: &str) -> Option<Arc<Deployment>> {
@@ -159,19 +193,31 @@ pub(super) fn start(
         duties: duties.clone(),
     };
     let touched = touch.clone();
-    let store_stream =
-        watch(scope.api(client), everything.clone(), store_writer, move |object: &Guarded<MessageStore>| {
+    let store_stream = watch(
+        scope.api(client),
+        everything.clone(),
+        store_writer,
+        News::of_ours(),
+        move |object: &Guarded<MessageStore>| {
             touched.by(&Change::Store(&object.namespace().unwrap_or_default(), &object.name_any()));
-        });
-    let route_stream = watch(scope.api(client), everything.clone(), route_writer, |_: &Guarded<IngressRoute>| {});
-    let processor_stream =
-        watch(scope.api(client), everything, processor_writer, move |object: &Guarded<ForwardingProcessor>| {
+        },
+    );
+    let route_stream =
+        watch(scope.api(client), everything.clone(), route_writer, News::of_ours(), |_: &Guarded<IngressRoute>| {});
+    let processor_stream = watch(
+        scope.api(client),
+        everything,
+        processor_writer,
+        News::of_ours(),
+        move |object: &Guarded<ForwardingProcessor>| {
             if let Ok(processor) = &object.0 {
                 touch.by(&Change::Processor(processor));
             }
-        });
+        },
+    );
     let ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=stagepost");
-    let mut children = Children { client, scope, ours: &ours, duties, stop, tasks, looks: BTreeMap::new() };
+    let syncs = vec![synced(&stores), synced(&routes), synced(&processors)];
+    let mut children = Children { client, scope, ours: &ours, duties, stop, tasks, looks: BTreeMap::new(), syncs };
     let deployments = children.follow::<Deployment>(ChildKind::Deployment);
     let pods = children.pods();
     children.follow::<PartialObjectMeta<ServiceAccount>>(ChildKind::ServiceAccount);
@@ -181,8 +227,8 @@ pub(super) fn start(
     if with_policies {
         children.follow::<PartialObjectMeta<NetworkPolicy>>(ChildKind::NetworkPolicy);
     }
-    let looks = children.looks;
-    let caches = Caches { stores, routes, processors, deployments, pods, looks };
+    let (looks, syncs) = (children.looks, children.syncs);
+    let caches = Caches { stores, routes, processors, deployments, pods, looks, syncs };
     (
         caches,
         Streams { stores: store_stream.boxed(), routes: route_stream.boxed(), processors: processor_stream.boxed() },
@@ -216,11 +262,61 @@ impl Touch {
     }
 }
 
-/// Watches a kind into a cache, and tells of every change, deletions included.
+/// What was seen last of each object that a reconcile looks at: the numbers in a status wake nobody.
+struct News<K> {
+    look: Option<fn(&K) -> Value>,
+    seen: HashMap<String, u64>,
+}
+
+impl<K: Resource> News<K> {
+    /// Everything is news.
+    fn all() -> Self {
+        Self { look: None, seen: HashMap::new() }
+    }
+
+    fn is_in(&mut self, event: &Event<K>) -> bool {
+        let Some(look) = self.look else { return true };
+        match event {
+            Event::Apply(object) | Event::InitApply(object) => {
+                let mut hasher = DefaultHasher::new();
+                look(object).to_string().hash(&mut hasher);
+                let hash = hasher.finish();
+                self.seen.insert(object.meta().uid.clone().unwrap_or_default(), hash) != Some(hash)
+            }
+            Event::Delete(object) => {
+                self.seen.remove(object.meta().uid.as_deref().unwrap_or_default());
+                true
+            }
+            Event::Init | Event::InitDone => true,
+        }
+    }
+}
+
+impl<K: Ours> News<Guarded<K>> {
+    /// What the user wrote, and what reconciles wrote.
+    fn of_ours() -> Self {
+        fn look<K: Ours>(object: &Guarded<K>) -> Value {
+            let Ok(object) = &object.0 else { return json!(object.meta().resource_version) };
+            let meta = object.meta();
+            let whole = json!(object);
+            json!({
+                "generation": meta.generation,
+                "annotations": meta.annotations,
+                "finalizers": meta.finalizers,
+                "deletion": meta.deletion_timestamp,
+                "status": report::owned(&whole["status"]),
+            })
+        }
+        Self { look: Some(look::<K>), seen: HashMap::new() }
+    }
+}
+
+/// Watches a kind into a cache, and tells of every change that is news, deletions included.
 fn watch<K, N>(
     api: Api<K>,
     config: watcher::Config,
     writer: reflector::store::Writer<K>,
+    mut news: News<K>,
     note: N,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + use<K, N>
 where
@@ -230,6 +326,7 @@ where
     watch_objects(api, config)
         .default_backoff()
         .reflect(writer)
+        .try_filter(move |event| ready(news.is_in(event)))
         .inspect_ok(move |event| match event {
             Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => note(object),
             Event::Init | Event::InitDone => {}
@@ -246,6 +343,7 @@ struct Children<'a> {
     stop: &'a CancellationToken,
     tasks: &'a mut JoinSet<()>,
     looks: BTreeMap<ChildKind, (Look, Listing)>,
+    syncs: Vec<Synced>,
 }
 
 impl Children<'_> {
@@ -287,10 +385,12 @@ impl Children<'_> {
             + 'static,
     {
         let (cache, writer) = reflector::store();
+        self.syncs.push(synced(&cache));
         let duties = self.duties.clone();
-        let stream = watch(self.scope.api::<K>(self.client), self.ours.clone(), writer, move |child: &K| {
-            mark_owner(&duties, child);
-        });
+        let stream =
+            watch(self.scope.api::<K>(self.client), self.ours.clone(), writer, News::all(), move |child: &K| {
+                mark_owner(&duties, child);
+            });
         let stream = stream.take_until(self.stop.clone().cancelled_owned());
         self.tasks.spawn(stream.for_each(move |seen| {
             if let Err(error) = seen {

@@ -32,10 +32,11 @@ pub(super) fn links(
     plan: Option<&Plan>,
     wants_workers: bool,
 ) -> BTreeMap<String, Link> {
-    let together = ctx.samples.of(&object.uid);
+    let together = ctx.samples.of(object);
     let stores = plan.map(Plan::stores).into_iter().flatten();
     let link = |(name, plan): (&String, _)| match together.stores.get(name) {
         Some(report) => (name.clone(), report.link.clone()),
+        // It will be asked as soon as it runs.
         None if wants_workers => (name.clone(), Link::Connecting),
         None => (name.clone(), message_store::link(ctx, &object.namespace, plan)),
     };

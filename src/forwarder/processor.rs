@@ -124,7 +124,17 @@ impl Processor {
     }
 
     pub(super) async fn read_record(&self) -> Result<Option<Deactivation>, StoreError> {
-        bounded(self.source.deactivation(&self.record_name)).await
+        let record = bounded(self.source.deactivation(&self.record_name)).await?;
+        let uid = &self.plan.object.uid;
+        match record {
+            // Of an object of this name that was deleted: it says nothing of this one.
+            Some(record) if !record.uid.is_empty() && !uid.is_empty() && record.uid != *uid => {
+                tracing::info!(processor = %self.name, "removing the record of an earlier processor of this name");
+                self.remove_record().await?;
+                Ok(None)
+            }
+            record => Ok(record),
+        }
     }
 
     pub(super) async fn store_record(&self, record: &Deactivation) -> Result<(), StoreError> {

@@ -90,6 +90,30 @@ impl<'a> World<'a> {
         self.processors.iter().filter(move |((of, _), _)| *of == namespace).map(|(_, processor)| *processor)
     }
 
+    /// A processor or route that names a store; stores that fail over to it not counted.
+    pub fn user_of(&self, namespace: &str, store: &str) -> Option<String> {
+        let mut routes = self.routes.iter().filter(|((of, _), _)| *of == namespace).map(|(_, route)| *route);
+        let route = routes.find(|route| route.spec.rules.iter().any(|rule| rule.store_ref.name == store));
+        if let Some(route) = route {
+            return Some(format!("IngressRoute `{}`", Named::name(route)));
+        }
+        let names = |processor: &&ForwardingProcessor| {
+            let spec = &processor.spec;
+            let others = [&spec.target.store_ref, &spec.on_failure.dead_letter_store_ref, &spec.response.store_ref];
+            spec.store_ref.name == store || others.into_iter().flatten().any(|reference| reference.name == store)
+        };
+        let processor = self.processors_in(namespace).find(names)?;
+        Some(format!("ForwardingProcessor `{}`", Named::name(processor)))
+    }
+
+    /// Another store of the namespace whose queue may be the same: names of brokers are all that is known here.
+    pub fn same_queue(&self, store: &MessageStore) -> Option<&'a str> {
+        let queue = queue_name(store, store.spec.queue.as_ref()?);
+        let mut others = self.stores_in(store.namespace()).filter(|other| other.name() != store.name());
+        let same = |other: &&MessageStore| other.spec.queue.as_ref().is_some_and(|q| queue_name(other, q) == queue);
+        others.find(same).map(Named::name)
+    }
+
     /// All routes, by namespace and name.
     pub fn routes(&self) -> impl Iterator<Item = &'a IngressRoute> {
         self.routes.values().copied()

@@ -16,12 +16,14 @@ pub struct Verdict {
     generation: i64,
     now: jiff::Timestamp,
     conditions: Vec<Condition>,
+    /// A queue that exists with other arguments: nothing can be stored in it, or taken from it.
+    mismatch: Option<String>,
 }
 
 impl Verdict {
     /// Nothing is said yet.
     pub fn silent(generation: i64, now: jiff::Timestamp) -> Self {
-        Self { generation, now, conditions: Vec::new() }
+        Self { generation, now, conditions: Vec::new(), mismatch: None }
     }
 
     /// Of an object that runs: its spec was accepted, or it would not be here.
@@ -63,14 +65,24 @@ impl Verdict {
         let mut worst = (Some(true), "Connected".to_owned(), String::new());
         for (store, link) in stores {
             match link {
+                Link::Mismatch(text) if self.mismatch.is_none() => {
+                    self.mismatch = Some(format!("store `{store}`: {text}"));
+                }
                 Link::Connecting if worst.0 == Some(true) => {
                     worst = (None, "Connecting".to_owned(), format!("store `{store}` is connecting"));
                 }
                 Link::Up | Link::Connecting | Link::Mismatch(_) => {}
+                // The first is that which the user wrote, before its dead letter queue.
+                Link::Down { .. } if worst.0 == Some(false) => {}
                 Link::Down { reason, message } => worst = (Some(false), reason, format!("store `{store}`: {message}")),
             }
         }
         self.say(BROKER_CONNECTED, worst.0, &worst.1, &worst.2);
+    }
+
+    /// Nobody looks at a broker before the references that lead to it are there.
+    pub fn brokers_unresolved(&mut self) {
+        self.say(BROKER_CONNECTED, None, "Unresolved", "a reference is missing; see ResolvedRefs");
     }
 
     /// Whether the last attempt reached the target.
@@ -84,7 +96,7 @@ impl Verdict {
 
     /// A condition of which nothing new is known.
     pub fn as_before(&mut self, condition: &Condition) {
-        self.conditions.push(condition.clone());
+        self.conditions.push(Condition { observed_generation: Some(self.generation), ..condition.clone() });
     }
 
     /// What has been said so far, without a sum.
@@ -130,7 +142,8 @@ impl Verdict {
                 && condition.status != "True"
         };
         let hindered = self.conditions.iter().find(counts).map(|found| (found.reason.clone(), found.message.clone()));
-        match against.map(|(reason, message)| (reason.to_owned(), message)).or(hindered) {
+        let mismatch = self.mismatch.take().map(|text| ("QueueMismatch".to_owned(), text));
+        match against.map(|(reason, message)| (reason.to_owned(), message)).or(mismatch).or(hindered) {
             Some((reason, message)) => self.say(READY, Some(false), &reason, &message),
             None => self.say(READY, Some(true), reason, ""),
         }

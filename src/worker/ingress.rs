@@ -1,6 +1,7 @@
 //! `stagepost ingress`: HTTP into stores, in a pod.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
-use tokio::time::{interval, timeout_at};
+use tokio::time::{interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, Asked};
@@ -26,6 +27,9 @@ use crate::telemetry::metrics::Metrics;
 /// After SIGTERM, connections are still accepted for this long: load balancers and kube-proxy learn only then that the
 /// pod is going.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// How long a new pod waits for its brokers before callers are sent to it.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// How often mounted files are looked at. The kubelet itself takes up to a minute to change them.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -97,7 +101,7 @@ pub async fn ingress(options: Options, listen: SocketAddr) -> Result<Ended, Work
         stores,
         counters,
         metrics,
-        ready: AtomicBool::new(true),
+        ready: AtomicBool::new(false),
         live: AtomicBool::new(true),
     });
     let stop_admin = CancellationToken::new();
@@ -105,6 +109,9 @@ pub async fn ingress(options: Options, listen: SocketAddr) -> Result<Ended, Work
     let mut serving = tokio::spawn(server.serve(Arc::new(ArcSwap::from_pointee(table)), shutdown.clone(), drain));
     admin::start(options.admin, worker.clone(), stop_admin.clone()).await?;
     tracing::info!(route = %route.object.slashed(), plan = worker.plan, "listening on {listen} (admin {})", options.admin);
+    // Callers come when what they bring can be stored. A broker that is down is no reason to keep them away: they are told.
+    let settled = timeout(SETTLE, worker.stores.settled());
+    let mut settled = pin!(settled);
     let mut look = interval(LOOK_EVERY);
     let sources = plan.sources();
     let mut fingerprint = mounts.fingerprint(&sources);
@@ -115,6 +122,7 @@ pub async fn ingress(options: Options, listen: SocketAddr) -> Result<Ended, Work
                 worker.live.store(false, Ordering::Release);
                 return Err(WorkerError::Bug);
             }
+            _ = &mut settled, if !worker.is_ready() => worker.ready.store(true, Ordering::Release),
             _ = look.tick() => {
                 let now = mounts.fingerprint(&sources);
                 if now != fingerprint {

@@ -36,7 +36,10 @@ impl Stores {
         for (name, store) in plan.stores() {
             let known = brokers.iter().find(|(plan, _)| *plan == store.broker).map(|(_, broker)| broker.clone());
             let broker = known.unwrap_or_else(|| {
-                let broker = Broker::start("worker", broker::address(&store.broker, Arc::new(mounts.clone())));
+                let broker = Broker::start(
+                    &format!("worker {namespace}/{}", store.broker.connection.secret()),
+                    broker::address(&store.broker, Arc::new(mounts.clone())),
+                );
                 brokers.push((store.broker.clone(), broker.clone()));
                 broker
             });
@@ -49,6 +52,15 @@ impl Stores {
 
     pub(super) fn all(&self) -> &BTreeMap<String, Arc<dyn MessageStore>> {
         &self.all
+    }
+
+    /// Waits until each store is connected, or known not to be.
+    pub(super) async fn settled(&self) {
+        for store in self.all.values() {
+            let mut connection = store.connection();
+            // An error means that the store is gone, and then nothing is to be waited for.
+            let _ = connection.wait_for(|connection| *connection != Connection::Connecting).await;
+        }
     }
 
     /// A Secret has changed: who is not connected tries again at once.

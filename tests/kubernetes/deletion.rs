@@ -34,7 +34,7 @@ fn d6_a_queue_with_messages_is_kept_and_an_empty_one_goes_with_its_store() {
         "-o",
         "jsonpath={.items[*].note}{.items[*].message}",
     ]);
-    assert!(events.contains("5 messages"), "{events}");
+    assert!(events.contains("messages: 5"), "{events}");
 }
 
 #[test]
