@@ -29,6 +29,21 @@ pub struct WorkerReport {
     pub forwarder: Option<Standing>,
 }
 
+impl WorkerReport {
+    /// The sum of all counters: when it has not changed, none of them has.
+    pub fn total(&self) -> u64 {
+        let ingress = self.ingress.map_or(0, |counts| counts.accepted + counts.rejected + counts.failed);
+        let forwarder = self.forwarder.as_ref().map_or(0, |standing| {
+            standing.delivered
+                + standing.failed_attempts
+                + standing.dead_lettered
+                + standing.dropped
+                + standing.filtered
+        });
+        ingress + forwarder
+    }
+}
+
 /// One store, as a worker sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -11,6 +12,7 @@ use axum::{Json, Router};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +24,36 @@ use crate::telemetry::{admin, metrics};
 /// For one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Above the time between two questions of the controller.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(4);
+
+/// What was told last at `/status`.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    total: AtomicU64,
+    asked: Notify,
+}
+
+/// Waits a moment until the last counts have been asked for: what an orderly end counted should be in the status.
+pub(super) async fn last_word(worker: &dyn Asked) {
+    let total = worker.report().await.total();
+    let told = worker.told();
+    let asked = async {
+        loop {
+            let asked = told.asked.notified();
+            if told.total.load(Ordering::Acquire) == total {
+                return;
+            }
+            asked.await;
+        }
+    };
+    // Nobody may be there who asks.
+    let _ = timeout(LAST_WORD_WITHIN, asked).await;
+}
+
 /// What a worker can be asked.
 pub(super) trait Asked: Send + Sync + 'static {
+    fn told(&self) -> &Told;
     fn report(&self) -> BoxFuture<'_, WorkerReport>;
     fn metrics(&self) -> String;
     /// Whether nothing that must run has ended.
@@ -51,7 +81,11 @@ pub(super) async fn start(
 
 async fn status(State(worker): State<Arc<dyn Asked>>) -> Response {
     match timeout(ANSWER_TIMEOUT, worker.report()).await {
-        Ok(report) => Json(report).into_response(),
+        Ok(report) => {
+            worker.told().total.store(report.total(), Ordering::Release);
+            worker.told().asked.notify_waiters();
+            Json(report).into_response()
+        }
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "no answer in time; try again\n").into_response(),
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-use super::admin::{self, Asked};
+use super::admin::{self, Asked, Told};
 use super::ingress::LOOK_EVERY;
 use super::mounts::Mounts;
 use super::stores::Stores;
@@ -38,6 +38,7 @@ struct Worker {
     hold_limit: Duration,
     running: Mutex<Running>,
     ready: AtomicBool,
+    told: Told,
 }
 
 /// The forwarder, and what those before it in this process have done.
@@ -59,6 +60,10 @@ impl Asked for Worker {
                 forwarder: Some(self.standing()),
             }
         })
+    }
+
+    fn told(&self) -> &Told {
+        &self.told
     }
 
     fn metrics(&self) -> String {
@@ -141,6 +146,7 @@ pub async fn forward(options: Options) -> Result<Ended, WorkerError> {
         hold_limit: options.hold_limit.unwrap_or(HOLD_LIMIT),
         running: Mutex::default(),
         ready: AtomicBool::new(false),
+        told: Told::default(),
         plan: processor.clone(),
     });
     let stop_admin = CancellationToken::new();
@@ -182,6 +188,7 @@ pub async fn forward(options: Options) -> Result<Ended, WorkerError> {
     }
     worker.ready.store(false, Ordering::Release);
     let cut_off = worker.stop(options.grace).await;
+    admin::last_word(&*worker).await;
     stop_admin.cancel();
     Ok(if cut_off == 0 { Ended::Drained } else { Ended::CutOff })
 }

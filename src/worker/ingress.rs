@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::admin::{self, Asked};
+use super::admin::{self, Asked, Told};
 use super::mounts::Mounts;
 use super::stores::Stores;
 use super::{Ended, Options, WorkerError, read};
@@ -45,6 +45,7 @@ struct Worker {
     metrics: Metrics,
     ready: AtomicBool,
     live: AtomicBool,
+    told: Told,
 }
 
 impl Asked for Worker {
@@ -63,6 +64,10 @@ impl Asked for Worker {
                 forwarder: None,
             }
         })
+    }
+
+    fn told(&self) -> &Told {
+        &self.told
     }
 
     fn metrics(&self) -> String {
@@ -103,6 +108,7 @@ pub async fn ingress(options: Options, listen: SocketAddr) -> Result<Ended, Work
         metrics,
         ready: AtomicBool::new(false),
         live: AtomicBool::new(true),
+        told: Told::default(),
     });
     let stop_admin = CancellationToken::new();
     let drain = Drain { linger: LINGER.min(options.grace), grace: options.grace };
@@ -135,6 +141,7 @@ pub async fn ingress(options: Options, listen: SocketAddr) -> Result<Ended, Work
     }
     worker.ready.store(false, Ordering::Release);
     let ended = ended(serving, options.grace).await;
+    admin::last_word(&*worker).await;
     stop_admin.cancel();
     Ok(ended)
 }

@@ -23,8 +23,8 @@ const SECRETS_FOLDER: &str = "/etc/stagepost/mounted";
 /// Between SIGTERM and the moment from which an ingress accepts no more connections.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// From the end of the drain to the moment at which the kubelet would kill.
-const BEFORE_KILL: Duration = Duration::from_secs(3);
+/// From the end of the drain to the moment at which the kubelet would kill: the last counts are told meanwhile.
+const BEFORE_KILL: Duration = Duration::from_secs(6);
 
 const MIB: u64 = 1024 * 1024;
 

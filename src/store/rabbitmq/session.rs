@@ -35,6 +35,9 @@ const FRAME_MAX: u32 = 131_072;
 /// A connection that lived so long was a good one.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// So many that did not are answered by a new one at once: a broker that comes up, or is being moved, does that.
+const FORGIVEN: u32 = 5;
+
 /// Closing is a courtesy.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Half-open connections are noticed after two of these.
@@ -193,7 +196,7 @@ static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 impl Supervisor {
     async fn run(self) {
-        let mut failures = 0;
+        let (mut failures, mut hangups) = (0_u32, 0_u32);
         let mut said: Option<StoreError> = None;
         loop {
             let connected = tokio::select! {
@@ -206,7 +209,8 @@ impl Supervisor {
                     let since = Instant::now();
                     self.live(opened).await;
                     // A broker that takes connections and ends them is not asked again and again at once.
-                    failures = if since.elapsed() >= STABLE { 0 } else { failures + 1 };
+                    hangups = if since.elapsed() >= STABLE { 0 } else { hangups + 1 };
+                    failures = hangups.saturating_sub(FORGIVEN);
                 }
                 Err(error) => {
                     failures += 1;
