@@ -9,9 +9,8 @@ use std::future::ready;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -68,21 +67,6 @@ type Look = Box<dyn Fn(&str, &str) -> Option<ChildMeta> + Send + Sync>;
 /// The children of an owner's uid.
 type Listing = Box<dyn Fn(&str) -> Vec<ChildMeta> + Send + Sync>;
 
-/// Ends when a kind has been listed once.
-type Synced = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
-
-fn synced<K>(cache: &Store<K>) -> Synced
-where
-    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
-{
-    let cache = cache.clone();
-    Box::new(move || {
-        let cache = cache.clone();
-        // An error means that the watch has ended, and with it the process.
-        async move { drop(cache.wait_until_ready().await) }.boxed()
-    })
-}
-
 /// What is remembered of a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ChildMeta {
@@ -119,7 +103,8 @@ pub(super) struct Caches {
     pub(super) deployments: Store<Deployment>,
     pub(super) pods: Store<Pod>,
     looks: BTreeMap<ChildKind, (Look, Listing)>,
-    syncs: Vec<Synced>,
+    /// Cancelled when a kind has been listed once. (What the cache itself offers wakes one who waits, and forgets others.)
+    listed: Vec<CancellationToken>,
 }
 
 impl fmt::Debug for Caches {
@@ -153,8 +138,8 @@ impl Caches {
 
     /// Waits until everything has been listed once: half of what there is leads to wrong conclusions.
     pub(super) async fn synced(&self) {
-        for synced in &self.syncs {
-            synced().await;
+        for listed in &self.listed {
+            listed.cancelled().await;
         }
     }
 
@@ -182,6 +167,7 @@ pub(super) fn start(
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> (Caches, Streams) {
+    let listed: Vec<CancellationToken> = (0..3).map(|_| CancellationToken::new()).collect();
     let (stores, store_writer) = reflector::store();
     let (routes, route_writer) = reflector::store();
     let (processors, processor_writer) = reflector::store();
@@ -197,17 +183,25 @@ pub(super) fn start(
         scope.api(client),
         everything.clone(),
         store_writer,
+        listed[0].clone(),
         News::of_ours(),
         move |object: &Guarded<MessageStore>| {
             touched.by(&Change::Store(&object.namespace().unwrap_or_default(), &object.name_any()));
         },
     );
-    let route_stream =
-        watch(scope.api(client), everything.clone(), route_writer, News::of_ours(), |_: &Guarded<IngressRoute>| {});
+    let route_stream = watch(
+        scope.api(client),
+        everything.clone(),
+        route_writer,
+        listed[1].clone(),
+        News::of_ours(),
+        |_: &Guarded<IngressRoute>| {},
+    );
     let processor_stream = watch(
         scope.api(client),
         everything,
         processor_writer,
+        listed[2].clone(),
         News::of_ours(),
         move |object: &Guarded<ForwardingProcessor>| {
             if let Ok(processor) = &object.0 {
@@ -216,8 +210,7 @@ pub(super) fn start(
         },
     );
     let ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=stagepost");
-    let syncs = vec![synced(&stores), synced(&routes), synced(&processors)];
-    let mut children = Children { client, scope, ours: &ours, duties, stop, tasks, looks: BTreeMap::new(), syncs };
+    let mut children = Children { client, scope, ours: &ours, duties, stop, tasks, looks: BTreeMap::new(), listed };
     let deployments = children.follow::<Deployment>(ChildKind::Deployment);
     let pods = children.pods();
     children.follow::<PartialObjectMeta<ServiceAccount>>(ChildKind::ServiceAccount);
@@ -227,8 +220,8 @@ pub(super) fn start(
     if with_policies {
         children.follow::<PartialObjectMeta<NetworkPolicy>>(ChildKind::NetworkPolicy);
     }
-    let (looks, syncs) = (children.looks, children.syncs);
-    let caches = Caches { stores, routes, processors, deployments, pods, looks, syncs };
+    let (looks, listed) = (children.looks, children.listed);
+    let caches = Caches { stores, routes, processors, deployments, pods, looks, listed };
     (
         caches,
         Streams { stores: store_stream.boxed(), routes: route_stream.boxed(), processors: processor_stream.boxed() },
@@ -316,6 +309,7 @@ fn watch<K, N>(
     api: Api<K>,
     config: watcher::Config,
     writer: reflector::store::Writer<K>,
+    listed: CancellationToken,
     mut news: News<K>,
     note: N,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + use<K, N>
@@ -329,7 +323,8 @@ where
         .try_filter(move |event| ready(news.is_in(event)))
         .inspect_ok(move |event| match event {
             Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => note(object),
-            Event::Init | Event::InitDone => {}
+            Event::InitDone => listed.cancel(),
+            Event::Init => {}
         })
         .applied_objects()
 }
@@ -343,7 +338,7 @@ struct Children<'a> {
     stop: &'a CancellationToken,
     tasks: &'a mut JoinSet<()>,
     looks: BTreeMap<ChildKind, (Look, Listing)>,
-    syncs: Vec<Synced>,
+    listed: Vec<CancellationToken>,
 }
 
 impl Children<'_> {
@@ -385,12 +380,19 @@ impl Children<'_> {
             + 'static,
     {
         let (cache, writer) = reflector::store();
-        self.syncs.push(synced(&cache));
+        let listed = CancellationToken::new();
+        self.listed.push(listed.clone());
         let duties = self.duties.clone();
-        let stream =
-            watch(self.scope.api::<K>(self.client), self.ours.clone(), writer, News::all(), move |child: &K| {
+        let stream = watch(
+            self.scope.api::<K>(self.client),
+            self.ours.clone(),
+            writer,
+            listed,
+            News::all(),
+            move |child: &K| {
                 mark_owner(&duties, child);
-            });
+            },
+        );
         let stream = stream.take_until(self.stop.clone().cancelled_owned());
         self.tasks.spawn(stream.for_each(move |seen| {
             if let Err(error) = seen {
