@@ -47,9 +47,11 @@ fn d4_a_changed_token_and_a_changed_password_are_used_within_90_seconds_without_
     space.patch("secret", "rabbitmq", &json!({"stringData": {"password": "another"}}));
     eventually("the new token is used", seconds(90), || (send() == "Bearer new").then_some(()));
     space.kubectl(&["exec", "deployment/rabbitmq", "--", "rabbitmqctl", "-q", "close_all_connections", "rotated"]);
-    eventually("messages are taken with the new password", seconds(90), || {
-        (space.post("in", "/in", "x").status == 202).then_some(())
+    // Each pod gets the new files when its kubelet looks.
+    eventually("all pods take messages with the new password", seconds(90), || {
+        (0..20).all(|_| space.post("in", "/in", "x").status == 202).then_some(())
     });
+    space.until("fwp", "out", seconds(60), |object| object["status"]["backlog"] == 0);
     assert_eq!(send(), "Bearer new");
     let mut after = pods(&space);
     let mut sorted = before;

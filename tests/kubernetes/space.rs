@@ -154,10 +154,17 @@ impl Space {
         SocketAddr::new(ip.parse::<IpAddr>().unwrap(), port)
     }
 
+    /// A connection to a route. A Service leads to pods that have become ready a moment later.
+    #[track_caller]
+    fn connect(&self, route: &str) -> Connection {
+        let address = self.address(route, 80);
+        eventually("the route's Service leads to a pod", seconds(10), || Connection::open(address).ok())
+    }
+
     /// A POST to a route.
     #[track_caller]
     pub(crate) fn post(&self, route: &str, path: &str, body: &str) -> Answer {
-        let mut connection = Connection::open(self.address(route, 80)).unwrap();
+        let mut connection = self.connect(route);
         connection.request("POST", path, &[("content-type", b"application/json")], body.as_bytes()).unwrap()
     }
 
@@ -219,6 +226,7 @@ impl Space {
         for (kind, name) in [("mstore", "box"), ("iroute", "in"), ("fwp", "out")] {
             self.ready(kind, name);
         }
+        drop(self.connect("in"));
     }
 }
 
