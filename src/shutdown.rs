@@ -2,6 +2,15 @@
 
 use tokio_util::sync::CancellationToken;
 
+/// How a process that was told to stop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything that was under way was finished.
+    Drained,
+    /// The grace period was over before.
+    CutOff,
+}
+
 /// A token that is cancelled by the first SIGTERM or SIGINT. A second signal ends the process at once.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};

@@ -1,7 +1,5 @@
 //! Children, made as they should be: server-side apply, then pruning.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -13,6 +11,7 @@ use serde_json::json;
 
 use super::context::{Applied, Context, lock};
 use super::error::{Error, api};
+use super::fingerprint;
 use super::resources::{Child, ChildKind};
 use super::watch::ChildMeta;
 use crate::api::UID_LABEL;
@@ -40,7 +39,7 @@ pub(super) async fn apply(ctx: &Context, owner: &ObjectName, mut children: Vec<C
 async fn apply_one(ctx: &Context, owner: &ObjectName, child: &Child) -> Result<(), Error> {
     let (kind, name) = (child.kind, child.name.as_str());
     let key = (owner.namespace.clone(), kind, child.name.clone());
-    let hash = hash_of(child);
+    let hash = fingerprint::of(&child.value);
     let seen = ctx.caches.child(kind, &owner.namespace, name);
     let is_ours = |meta: &ChildMeta| meta.owners.contains(&owner.uid);
     if let Some(seen) = seen.as_ref().filter(|seen| is_ours(seen) && !seen.deleting) {
@@ -87,12 +86,6 @@ fn rejected(error: Error, child: &Child) -> Error {
         }
         other => other,
     }
-}
-
-fn hash_of(child: &Child) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    child.value.to_string().hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Deletes children that are not wanted any more. Plans that a pod runs, or may still be started with, stay.

@@ -38,7 +38,6 @@ type BrokerHash = String;
 struct Held {
     plan: StorePlan,
     store: Arc<dyn MessageStore>,
-    broker: Broker,
     used: Instant,
 }
 
@@ -49,7 +48,7 @@ impl Brokers {
 
     /// A store, declared as soon as there is a connection. Kept while it is asked for. `None` while its object is on its
     /// way out.
-    pub(super) fn store(&self, namespace: &str, plan: &StorePlan) -> Option<(Arc<dyn MessageStore>, Broker)> {
+    pub(super) fn store(&self, namespace: &str, plan: &StorePlan) -> Option<Arc<dyn MessageStore>> {
         let key = (namespace.to_owned(), plan.name.clone());
         let leaving = lock(&self.leaving);
         if leaving.contains(&key) {
@@ -61,13 +60,13 @@ impl Brokers {
             && held.plan == *plan
         {
             held.used = Instant::now();
-            return Some((held.store.clone(), held.broker.clone()));
+            return Some(held.store.clone());
         }
         let broker = self.broker(namespace, &plan.broker);
         let store = broker.store(&format!("{namespace}/{}", plan.name), &plan.topology, plan.confirm_timeout);
-        let held = Held { plan: plan.clone(), store: store.clone(), broker: broker.clone(), used: Instant::now() };
+        let held = Held { plan: plan.clone(), store: store.clone(), used: Instant::now() };
         stores.insert(key, held);
-        Some((store, broker))
+        Some(store)
     }
 
     /// The object of a store is on its way out: from now on there is no handle of ours.

@@ -11,6 +11,7 @@ use super::context::Context;
 use super::error::Error;
 use super::judge::{self, Judged};
 use super::phase::{Known, Phase};
+use super::report::Ours as _;
 use super::resources::{
     Child, Owner, Pods, Role, child_name, config_map, deployment, network_policy, selector, service_account,
 };
@@ -147,7 +148,7 @@ async fn purge(ctx: &Context, object: &ForwardingProcessor, plan: &Plan) -> Resu
     let Plan::Forwarder(forwarder) = plan else { return Ok(SOON) };
     let name = object.object_name();
     let Some(source) = forwarder.stores.get(&forwarder.source) else { return Ok(SOON) };
-    let Some((store, _)) = ctx.brokers.store(&name.namespace, source) else { return Ok(SOON) };
+    let Some(store) = ctx.brokers.store(&name.namespace, source) else { return Ok(SOON) };
     ctx.authority()?;
     brokers::connected(&*store, PURGE_TIMEOUT).await?;
     store.reactivate(&name.dotted()).await?;
@@ -231,7 +232,7 @@ impl<'a> Report<'a> {
         let owner = Owner { role: Role::Forwarder, object: &name };
         let state = self.state();
         let before = object.status.as_ref();
-        let conditions = report::merged(settle::conditions(object), self.conditions(state));
+        let conditions = report::merged(object.conditions(), self.conditions(state));
         let deployment = self.ctx.caches.deployment(&name.namespace, &child_name(&owner));
         let pods = deployment.as_ref().and_then(|deployment| deployment.status.clone()).unwrap_or_default();
         let deactivation = match state {
@@ -279,7 +280,7 @@ impl<'a> Report<'a> {
         let links = workers::links(self.ctx, &name, self.plan.filter(|_| self.missing.is_none()), wants);
         settle::brokers(&mut verdict, self.object, &links, self.missing.is_some());
         let last_error = standing.last_failure.as_ref().map_or("", |failure| failure.message.as_str());
-        match condition::find(settle::conditions(self.object), TARGET_REACHABLE) {
+        match condition::find(self.object.conditions(), TARGET_REACHABLE) {
             // Without a worker, what was known last is what is known.
             Some(before) if standing.target_reachable.is_none() => verdict.as_before(before),
             _ => verdict.target(standing.target_reachable, last_error),

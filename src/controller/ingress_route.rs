@@ -9,6 +9,7 @@ use kube::ResourceExt as _;
 use super::context::Context;
 use super::error::Error;
 use super::judge::{self, Judged};
+use super::report::Ours as _;
 use super::resources::{
     Child, Front, Owner, Pods, Role, child_name, config_map, deployment, front, network_policy, selector,
     service_account,
@@ -98,7 +99,7 @@ async fn status(
     verdict.degraded(None);
     verdict.paused(false);
     let ready = if wanted == 0 { "ScaledToZero" } else { "Ready" };
-    let conditions = report::merged(settle::conditions(object), verdict.finish(against, ready));
+    let conditions = report::merged(object.conditions(), verdict.finish(against, ready));
     let pods = deployment.as_ref().and_then(|deployment| deployment.status.clone()).unwrap_or_default();
     let status = IngressRouteStatus {
         address: Some(address(object)),

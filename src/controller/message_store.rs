@@ -9,6 +9,7 @@ use kube::ResourceExt as _;
 use super::context::Context;
 use super::error::Error;
 use super::judge::{self, Judged};
+use super::report::Ours as _;
 use super::{brokers, deletion, report, settle};
 use crate::api::message_store::DeletionPolicy;
 use crate::api::{MessageStore, MessageStoreStatus, QUEUE_FINALIZER};
@@ -38,7 +39,7 @@ pub(super) async fn reconcile(ctx: &Context, object: &MessageStore) -> Result<Du
         Judged::Unresolved(missing) => return status(ctx, object, None, Some(&missing)).await,
     };
     let missing = ctx.references.missing(&namespace, &needs(object)).await?;
-    if missing.is_none() && settle::was_unresolved(object.status.as_ref().map(|status| &*status.conditions)) {
+    if missing.is_none() && settle::was_unresolved(object) {
         ctx.brokers.refresh(&namespace);
     }
     status(ctx, object, Some(&plan), missing.as_ref()).await
@@ -67,7 +68,7 @@ async fn status(
     settle::brokers(&mut verdict, object, &links, missing.is_some());
     let queue = plan.and_then(|plan| plan.topology.queue.as_ref());
     verdict.degraded(queue.and_then(unknown_limit));
-    let conditions = report::merged(settle::conditions(object), verdict.finish(None, "Ready"));
+    let conditions = report::merged(object.conditions(), verdict.finish(None, "Ready"));
     let status = MessageStoreStatus {
         queue: plan.and_then(queue_status),
         bindings: plan.filter(|plan| plan.topology.exchange.is_some()).map(|plan| plan.topology.bindings.clone()),
@@ -88,5 +89,5 @@ pub(super) fn link(ctx: &Context, namespace: &str, plan: &StorePlan) -> Link {
     if !ctx.samples.is_warm() {
         return Link::Connecting;
     }
-    ctx.brokers.store(namespace, plan).map_or(Link::Connecting, |(store, _)| brokers::link(&*store))
+    ctx.brokers.store(namespace, plan).map_or(Link::Connecting, |store| brokers::link(&*store))
 }

@@ -25,6 +25,7 @@ mod deletion;
 mod due;
 mod error;
 mod events;
+mod fingerprint;
 mod forwarding_processor;
 mod ingress_route;
 mod judge;

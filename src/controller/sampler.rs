@@ -21,6 +21,7 @@ use super::context::Context;
 use super::counters;
 use super::due::Key;
 use super::events::Happened;
+use super::fingerprint;
 use super::report::{self, Ours, SAMPLER};
 use super::samples::Together;
 use super::watch::Guarded;
@@ -163,7 +164,7 @@ impl Sampler {
             !is_sampled
         });
         let looks = wanted.into_iter().filter_map(|(key, plan)| {
-            let (handle, _) = ctx.brokers.store(&key.0, &plan)?;
+            let handle = ctx.brokers.store(&key.0, &plan)?;
             Some(async move { (key, brokers::look(&*handle).await) })
         });
         self.looked = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
@@ -177,7 +178,7 @@ impl Sampler {
     async fn store(&mut self, store: &MessageStore) {
         let namespace = store.namespace().unwrap_or_default();
         let Some(found) = self.report_of(&namespace, &store.name_any()) else { return };
-        let facts = hash(&json!(found.link));
+        let facts = fingerprint::of(&json!(found.link));
         if self.turned(store.uid(), facts) {
             self.ctx.duties.stores.mark(&namespace, &store.name_any());
         }
@@ -396,7 +397,7 @@ fn whole_seconds(time: &Time) -> Time {
 /// What of an object is no number.
 fn facts(together: &Together, links: &BTreeMap<String, Link>) -> u64 {
     let standing = &together.standing;
-    hash(&json!({
+    fingerprint::of(&json!({
         "links": links,
         "workers": !together.workers.is_empty(),
         "deactivation": standing.deactivation,
@@ -404,13 +405,6 @@ fn facts(together: &Together, links: &BTreeMap<String, Link>) -> u64 {
         "hindrance": standing.hindrance,
         "lost": standing.responses_lost,
     }))
-}
-
-fn hash(value: &Value) -> u64 {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    value.to_string().hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Whether the object's status has these numbers.

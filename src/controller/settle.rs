@@ -89,13 +89,7 @@ pub(super) fn brokers<K: Ours>(verdict: &mut Verdict, object: &K, links: &BTreeM
     }
 }
 
-pub(super) fn conditions<K: Ours>(object: &K) -> &[Condition] {
-    object.conditions()
-}
-
 /// Whether a reference was missing when the object was looked at last.
-pub(super) fn was_unresolved(conditions: Option<&[Condition]>) -> bool {
-    conditions
-        .and_then(|conditions| condition::find(conditions, RESOLVED_REFS))
-        .is_some_and(|condition| condition.status == "False")
+pub(super) fn was_unresolved<K: Ours>(object: &K) -> bool {
+    condition::find(object.conditions(), RESOLVED_REFS).is_some_and(|condition| condition.status == "False")
 }

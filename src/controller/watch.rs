@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::ready;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
@@ -15,7 +14,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_objects};
@@ -26,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::due::Due;
+use super::fingerprint;
 use super::relations::{self, Change};
 use super::report::{self, Ours};
 use super::resources::ChildKind;
@@ -45,7 +45,7 @@ pub(super) enum Scope {
 impl Scope {
     pub(super) fn api<K>(&self, client: &Client) -> Api<K>
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         match self {
             Self::All => Api::all(client.clone()),
@@ -271,9 +271,7 @@ impl<K: Resource> News<K> {
         let Some(look) = self.look else { return true };
         match event {
             Event::Apply(object) | Event::InitApply(object) => {
-                let mut hasher = DefaultHasher::new();
-                look(object).to_string().hash(&mut hasher);
-                let hash = hasher.finish();
+                let hash = fingerprint::of(&look(object));
                 self.seen.insert(object.meta().uid.clone().unwrap_or_default(), hash) != Some(hash)
             }
             Event::Delete(object) => {
@@ -329,6 +327,29 @@ where
         .applied_objects()
 }
 
+/// A kind of Kubernetes in a namespace.
+trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + fmt::Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + fmt::Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// What belongs to objects of ours.
 struct Children<'a> {
     client: &'a Client,
@@ -342,16 +363,7 @@ struct Children<'a> {
 }
 
 impl Children<'_> {
-    fn follow<K>(&mut self, kind: ChildKind) -> Store<K>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + Clone
-            + fmt::Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-    {
+    fn follow<K: Watched>(&mut self, kind: ChildKind) -> Store<K> {
         let cache = self.cache::<K>(kind.as_str());
         let (one, all) = (cache.clone(), cache.clone());
         let look: Look = Box::new(move |namespace, name| {
@@ -369,16 +381,7 @@ impl Children<'_> {
         self.cache::<Pod>("Pod")
     }
 
-    fn cache<K>(&mut self, what: &'static str) -> Store<K>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + Clone
-            + fmt::Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-    {
+    fn cache<K: Watched>(&mut self, what: &'static str) -> Store<K> {
         let (cache, writer) = reflector::store();
         let listed = CancellationToken::new();
         self.listed.push(listed.clone());

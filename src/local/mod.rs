@@ -48,6 +48,7 @@ use crate::plan::compile::Environment;
 use crate::plan::load::{self, Manifests};
 use crate::plan::world::Named;
 use crate::shutdown;
+pub use crate::shutdown::Ended;
 use crate::sink::{RecordTo, RunningSink, Script, Sink, SinkOptions};
 use crate::store::embedded::Broker;
 pub use crate::store::rabbitmq::Address;
@@ -90,15 +91,6 @@ pub struct Options {
     pub grace: Duration,
     /// Shortens the hold limit.
     pub hold_limit: Option<Duration>,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Everything that was under way was finished.
-    Drained,
-    /// The grace period was over before.
-    CutOff,
 }
 
 /// Runs until a signal.

@@ -20,6 +20,7 @@ pub use ingress::ingress;
 
 use crate::ingress::RouteError;
 use crate::plan::Plan;
+pub use crate::shutdown::Ended;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -34,15 +35,6 @@ pub struct Options {
     pub grace: Duration,
     /// Shortens the hold limit.
     pub hold_limit: Option<Duration>,
-}
-
-/// How a worker ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Everything that was under way was finished.
-    Drained,
-    /// The grace period was over before.
-    CutOff,
 }
 
 /// Why a worker did not start, or did not go on.
