@@ -62,16 +62,20 @@ fn b9_ten_times_the_callers_get_as_much_through_and_the_rest_is_refused_at_once(
     let rules = "rules:\n- name: post\n  path: /in\n  storeRef: {name: box}\nlimits: {maxInFlight: 8}";
     let yaml = [manifest::store("box", ""), manifest::object("IngressRoute", "in", rules)];
     let run = Setup::manifests(yaml.concat()).start();
-    // In turns, so that what else goes on on the machine meets both.
+    let refusing = Recorder::answering(|_| Reply::full(503, &[("Retry-After", "1")], b""));
+    // In turns, so that what else goes on on the machine meets both. The callers share the processors with the server:
+    // as many are there at the peak, but go to something that only refuses.
     let (mut peak, mut flood) = (Seen::default(), Seen::default());
     round(run.listen(), 8, millis(500));
     for _ in 0..8 {
-        peak.add(round(run.listen(), 8, millis(500)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| round(refusing.address(), 72, millis(500)));
+            peak.add(round(run.listen(), 8, millis(500)));
+        });
         flood.add(round(run.listen(), 80, millis(500)));
     }
     flood.refused.sort();
-    // What the callers and the machine take for themselves: the same flood against something that only refuses.
-    let refusing = Recorder::answering(|_| Reply::full(503, &[("Retry-After", "1")], b""));
+    // What the callers and the machine take for themselves: the same flood, all of it refused there.
     let mut alone = round(refusing.address(), 80, seconds(2)).refused;
     alone.sort();
     let own = alone[alone.len() / 2];
