@@ -31,6 +31,7 @@ mod pacing;
 mod poll;
 mod prepare;
 mod processor;
+mod reply;
 mod report;
 mod request;
 mod session;

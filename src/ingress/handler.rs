@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Request, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -14,15 +14,15 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::{self, BodyError, Permit};
 use super::headers::joined;
-use super::problem::{Answer, Problem, bad_request};
-use super::publication::{Accounting, Publication};
+use super::problem::{Answer, bad_request};
+use super::publication::{Accounting, Publication, name_message};
 use super::received::Received;
 use super::refusal::Refusal;
 use super::routes::{Route, RouteTable, Rule, not_found};
 use crate::core::matching::check_path;
 use crate::core::message::MAX_BODY_BYTES;
+use crate::core::problem::Problem;
 
-const MESSAGE_ID: HeaderName = HeaderName::from_static("stagepost-message-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Longest routing key, in bytes: what AMQP can carry.
@@ -317,9 +317,7 @@ fn prepare(rule: Arc<Rule>, mut received: Received) -> Result<Prepared, Refusal>
     let accepted = rule.accepted.success(view.as_ref());
     let mut accepted =
         accepted.map_err(|error| failure(&rule, &mut received, &format!("the answer's template failed: {error}")))?;
-    if let Ok(value) = HeaderValue::from_str(received.id.as_str()) {
-        accepted.headers_mut().insert(MESSAGE_ID, value);
-    }
+    name_message(&mut accepted, &received.id);
     let invalid_view = (rule.transform.is_some() && rule.invalid.is_dynamic()).then(|| received.view(&rule));
     let message = received.into_message(&rule).map_err(|error| {
         let problem = Problem::new(

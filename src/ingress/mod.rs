@@ -28,6 +28,7 @@ mod publication;
 mod publishers;
 mod received;
 mod refusal;
+mod reply;
 mod routes;
 mod schema;
 mod server;

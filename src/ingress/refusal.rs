@@ -2,8 +2,9 @@
 
 use http::StatusCode;
 
-use super::problem::{Answer, Problem};
+use super::problem::{Answer, answer};
 use super::publication::Accounting;
+use crate::core::problem::Problem;
 
 /// An answer that is not a success, and whether the connection can go on after it. Boxed: it is the rare case.
 #[derive(Debug)]
@@ -22,14 +23,14 @@ impl From<Answer> for Refusal {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        problem.answer().into()
+        answer(&problem).into()
     }
 }
 
 impl Refusal {
     /// After which nothing more is read from the connection: what follows on it is not known to be a request.
     pub(super) fn closing(problem: &Problem) -> Self {
-        Self { close: true, ..problem.answer().into() }
+        Self { close: true, ..answer(problem).into() }
     }
 
     /// As it is, and closing if so.
@@ -46,7 +47,7 @@ impl Refusal {
             "too many requests are in flight on this route",
             "send the request again after the time that Retry-After names",
         );
-        Self { ours: true, ..problem.answer().into() }
+        Self { ours: true, ..answer(&problem).into() }
     }
 
     /// Counts it: an overload is our failure, the rest is the request's.

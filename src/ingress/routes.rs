@@ -10,9 +10,9 @@ use http::{Method, StatusCode};
 
 use super::admission::{Budget, InFlight};
 use super::answer::{AnswerError, AnswerTemplate, Text};
-use super::problem::Problem;
 use super::schema::Schema;
 use crate::core::matching::{PathPattern, PathTable, PatternError};
+use crate::core::problem::Problem;
 use crate::expression::{CompileError, Condition, Step, Transform};
 use crate::plan::{BodyKind, IngressPlan, Limits, RulePlan};
 use crate::store::publisher::Publisher;
@@ -97,9 +97,6 @@ pub enum RuleError {
     /// A transform that could settle a message without anybody being told.
     #[error("transform: a filter has no meaning in a route; use `when`")]
     Filter,
-    /// Request-reply.
-    #[error("reply: request-reply is not supported yet; remove it")]
-    Reply,
     /// An answer.
     #[error("response.{0}: {1}")]
     Answer(&'static str, AnswerError),
@@ -133,6 +130,8 @@ pub(super) struct Rule {
     pub(super) schema: Option<Schema>,
     pub(super) forward_credentials: bool,
     pub(super) publisher: Arc<Publisher>,
+    /// The caller waits so long for the reply.
+    pub(super) reply: Option<Duration>,
     pub(super) accepted: AnswerTemplate,
     pub(super) invalid: AnswerTemplate,
     pub(super) store_failed: AnswerTemplate,
@@ -333,9 +332,6 @@ struct Compiled {
 
 impl Compiled {
     fn of(plan: &RulePlan) -> Result<Self, RuleError> {
-        if plan.reply_timeout.is_some() {
-            return Err(RuleError::Reply);
-        }
         let answer = |name, plan| AnswerTemplate::compile(plan).map_err(|error| RuleError::Answer(name, error));
         let methods = plan
             .methods
@@ -363,11 +359,16 @@ impl Rule {
     ) -> Result<Self, RuleError> {
         let Compiled { pattern, methods, when, routing_key, transform, schema, accepted, invalid, store_failed } =
             Compiled::of(&plan)?;
+        let publisher = publishers.get(&plan.store).cloned().ok_or_else(|| RuleError::Store(plan.store.clone()))?;
+        if plan.reply_timeout.is_some() {
+            publisher.expect_answers();
+        }
         Ok(Self {
             label: format!("{}/{}", route.name, plan.name),
             json: plan.body == BodyKind::Json || plan.schema.is_some(),
             forward_credentials: plan.forward_credentials,
-            publisher: publishers.get(&plan.store).cloned().ok_or_else(|| RuleError::Store(plan.store.clone()))?,
+            publisher,
+            reply: plan.reply_timeout,
             consumes: plan.consumes,
             route: route.clone(),
             pattern,

@@ -17,6 +17,7 @@ use super::{Broker, consume, deactivation, topology};
 use crate::core::deactivation::Deactivation;
 use crate::core::message::{Message, MessageId};
 use crate::core::topology::{Consumers, Management, Queue, QueueKind, Topology};
+use crate::store::mailbox::Mailbox;
 use crate::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
 
 /// A store on a [`Broker`].
@@ -233,6 +234,17 @@ impl MessageStore for RabbitStore {
 
     fn connection(&self) -> watch::Receiver<Connection> {
         self.kept.connection.clone()
+    }
+
+    fn mailbox(&self) -> Option<Arc<Mailbox>> {
+        Some(self.broker.mailbox())
+    }
+
+    fn reply<'a>(&'a self, place: &'a str, answer: Arc<Message>) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(async move {
+            let place = ShortString::try_new(place).map_err(|_| PublishError::Unroutable(place.to_owned()))?;
+            self.publisher.publish(answer, ShortString::default(), place, self.confirm_timeout).await
+        })
     }
 
     fn is_shared(&self) -> bool {
