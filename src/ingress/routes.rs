@@ -152,11 +152,17 @@ pub(super) struct ListenerLimits {
     pub(super) max_header_size: usize,
     pub(super) read_timeout: Duration,
     pub(super) max_connections: usize,
+    /// Some rule is request-reply.
+    pub(super) callers_wait: bool,
 }
 
 /// Without any route: what the API's defaults are.
-const NO_ROUTES: ListenerLimits =
-    ListenerLimits { max_header_size: 32 * 1024, read_timeout: Duration::from_secs(30), max_connections: 10_000 };
+const NO_ROUTES: ListenerLimits = ListenerLimits {
+    max_header_size: 32 * 1024,
+    read_timeout: Duration::from_secs(30),
+    max_connections: 10_000,
+    callers_wait: false,
+};
 
 /// Why no rule takes a request.
 #[derive(Debug)]
@@ -210,7 +216,8 @@ impl RouteTable {
             routes.push(route);
         }
         let paths = PathTable::new(rules.iter().map(|rule| &rule.pattern));
-        let listener = listener_limits(&routes);
+        let callers_wait = rules.iter().any(|rule: &Arc<Rule>| rule.reply.is_some());
+        let listener = ListenerLimits { callers_wait, ..listener_limits(&routes) };
         let only_route = if routes.len() == 1 { routes.pop() } else { None };
         Ok(Self { rules, paths, only_route, listener })
     }
@@ -308,11 +315,13 @@ fn listener_limits(routes: &[Arc<Route>]) -> ListenerLimits {
             max_header_size: size(limits.max_header_size),
             read_timeout: limits.read_timeout,
             max_connections: size(u64::from(limits.max_connections)),
+            callers_wait: false,
         })
         .reduce(|a, b| ListenerLimits {
             max_header_size: a.max_header_size.max(b.max_header_size),
             read_timeout: a.read_timeout.max(b.read_timeout),
             max_connections: a.max_connections.max(b.max_connections),
+            callers_wait: false,
         })
         .unwrap_or(NO_ROUTES)
 }
