@@ -232,3 +232,20 @@ fn a_caller_that_leaves_gives_its_place_back() {
     assert_eq!(run.metric("stagepost_replies_total", &["result=\"abandoned\""]), 1);
     run.await_status("ForwardingProcessor", "out", seconds(10), |status| status["delivered"] == 1);
 }
+
+#[test]
+fn a_caller_that_waits_for_less_than_an_attempt_may_take_is_a_warning() {
+    let target = Recorder::start();
+    let run = Setup::manifests(asking("10s", &target.url(), "")).start();
+    let degraded = |status: &serde_json::Value| {
+        let conditions = status["conditions"].as_array().unwrap();
+        conditions.iter().find(|condition| condition["type"] == "Degraded").unwrap().clone()
+    };
+    let condition = degraded(&run.status("IngressRoute", "in"));
+    assert_eq!((&condition["status"], &condition["reason"]), (&"True".into(), &"RetryExceedsReply".into()));
+    let expected = "rule `ask` makes its caller wait for 10s, and one attempt of ForwardingProcessor `out` may take 35s; \
+                    raise reply.timeout, or lower target.timeout and target.connectTimeout";
+    assert_eq!(condition["message"], expected);
+    run.edit("stagepost.yaml", "timeout: 10s", "timeout: 40s");
+    run.await_status("IngressRoute", "in", seconds(10), |status| degraded(status)["status"] == "False");
+}
