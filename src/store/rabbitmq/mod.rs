@@ -3,12 +3,13 @@
 //! Two connections a broker: one publishes, one consumes, declares and looks. An alarm blocks the first and never the
 //! second, so what is delivered is acknowledged while nothing new is accepted. Who may do what with a channel, and
 //! what each answer of the broker means, is written in the modules: [`session`] keeps a connection up, `keeper`
-//! a store's topology (by `topology`), `publish` owns the confirms, `consume` the deliveries, `replies` the answers to
+//! a store's topology (by `topology`), `publish` owns the confirms, `consume` the deliveries (alone, with a `claim`), `replies` the answers to
 //! callers, `handle` is what a store's users hold. `wire` is the format, `intake` what of a broker's bytes reaches the
 //! client library, over `transport`.
 
 mod address;
 mod bindings;
+mod claim;
 mod consume;
 mod deactivation;
 mod fault;
