@@ -20,6 +20,9 @@ use crate::core::topology::{Consumers, Management, Queue, QueueKind, Topology};
 use crate::store::mailbox::Mailbox;
 use crate::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
 
+/// Between two looks at what publishes fail on.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// A store on a [`Broker`].
 pub(super) struct RabbitStore {
     broker: Broker,
@@ -124,6 +127,8 @@ impl RabbitStore {
         let (again, looking) = (self.again(), self.looking.clone());
         tokio::spawn(async move {
             again.look_again().await;
+            // What goes on failing is not looked at with every publish.
+            tokio::time::sleep(LOOK_AGAIN).await;
             looking.store(false, Ordering::Release);
         });
     }
