@@ -420,5 +420,5 @@ fn holds<K: Ours>(object: &K, numbers: &Value) -> bool {
     let status = serde_json::to_value(object).map(|mut value| value["status"].take()).unwrap_or_default();
     let has = |(name, value): (&String, &Value)| status.get(name) == Some(value);
     let is_left = |name: &&str| status.get(name).is_some() && numbers.get(name).is_none();
-    numbers.as_object().is_some_and(|numbers| numbers.iter().all(has)) && !SOMETIMES.iter().any(|name| is_left(&name))
+    numbers.as_object().is_some_and(|numbers| numbers.iter().all(has)) && !SOMETIMES.iter().any(is_left)
 }

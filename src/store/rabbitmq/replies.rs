@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
-use lapin::types::ShortString;
+use lapin::types::{FieldTable, ShortString};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -92,6 +92,6 @@ async fn open(epoch: &Arc<Epoch>) -> Result<(ShortString, lapin::Consumer), Stor
     let declaring = channel.queue_declare(ShortString::default(), options, type_arguments(QueueKind::Classic));
     let queue = rpc(epoch, declaring).await?.name().clone();
     let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..BasicConsumeOptions::default() };
-    let consuming = channel.basic_consume(queue.clone(), ShortString::default(), options, Default::default());
+    let consuming = channel.basic_consume(queue.clone(), ShortString::default(), options, FieldTable::default());
     Ok((queue, rpc(epoch, consuming).await?))
 }
