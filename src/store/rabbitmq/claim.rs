@@ -5,7 +5,7 @@
 //! another process. So whoever attaches alone has an exclusive queue beside it: the broker lets no other connection
 //! declare it, and removes it with the connection, when what that held is back in its queue.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
@@ -14,9 +14,9 @@ use lapin::types::ShortString;
 use sha2::{Digest as _, Sha256};
 
 use super::session::Epoch;
-use super::topology::{name, type_arguments};
+use super::topology::{name, reply, type_arguments};
 use crate::core::topology::QueueKind;
-use crate::store::StoreError;
+use crate::store::{Fault, StoreError};
 
 /// AMQP's bound on a name.
 const MOST: usize = 255;
@@ -29,29 +29,50 @@ pub(super) struct Claim {
     held: bool,
 }
 
-/// How many claims of this connection there are, by the name of the exclusive queue.
-pub(super) type Claims = HashMap<String, usize>;
+/// What a connection knows of claims, by the names of their exclusive queues.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// How often each is held.
+    held: HashMap<String, usize>,
+    /// Our user may not declare these. Asked once a connection: each refusal costs a channel.
+    refused: HashSet<String>,
+}
 
 impl Claim {
-    /// Fails with [`StoreError::InUse`] while another connection has it.
-    pub(super) async fn take(epoch: &Arc<Epoch>, of: &str) -> Result<Self, StoreError> {
+    /// Fails with [`StoreError::InUse`] while another connection has it. `None`: our user may not declare it; then only
+    /// the queue's consumer shows that somebody takes from it.
+    pub(super) async fn take(epoch: &Arc<Epoch>, of: &str) -> Result<Option<Self>, StoreError> {
         let queue = name(&beside(of))?;
+        if epoch.claims().refused.contains(queue.as_str()) {
+            return Ok(None);
+        }
         let asked = epoch
             .ask(async |channel| {
                 let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
                 channel.queue_declare(queue.clone(), options, type_arguments(QueueKind::Classic)).await?;
                 // Nobody else asks meanwhile: counted and declared are the same to all.
-                *epoch.claims().entry(queue.to_string()).or_default() += 1;
+                *epoch.claims().held.entry(queue.to_string()).or_default() += 1;
                 Ok(())
             })
             .await;
         match asked {
-            Ok(Ok(())) => Ok(Self { epoch: Arc::clone(epoch), queue, held: true }),
+            Ok(Ok(())) => Ok(Some(Self { epoch: Arc::clone(epoch), queue, held: true })),
             Ok(Err(error)) => Err(error),
             Err(error) if is_locked(&error) => {
                 Err(StoreError::InUse(format!("another process still holds messages of queue `{of}`")))
             }
-            Err(error) => Err(super::topology::reply(&error)),
+            Err(error) => match reply(&error) {
+                StoreError::Unreachable { fault: Fault::AuthenticationFailed, .. } => {
+                    tracing::warn!(
+                        %queue,
+                        "no permission to configure this exclusive queue: while a processor that polls delivers its \
+                         batch, another process could take the next one; see \"Permissions\" in the documentation"
+                    );
+                    epoch.claims().refused.insert(queue.to_string());
+                    Ok(None)
+                }
+                error => Err(error),
+            },
         }
     }
 
@@ -78,12 +99,12 @@ impl Drop for Claim {
 async fn release(epoch: &Epoch, queue: &ShortString) {
     let asked = epoch.ask(async |channel| {
         let is_last = {
-            let mut claims = epoch.claims();
-            let left = claims.get(queue.as_str()).map_or(0, |count| count.saturating_sub(1));
+            let held = &mut epoch.claims().held;
+            let left = held.get(queue.as_str()).map_or(0, |count| count.saturating_sub(1));
             if left > 0 {
-                claims.insert(queue.to_string(), left);
+                held.insert(queue.to_string(), left);
             } else {
-                claims.remove(queue.as_str());
+                held.remove(queue.as_str());
             }
             left == 0
         };

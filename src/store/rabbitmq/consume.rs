@@ -47,7 +47,8 @@ pub(super) struct RabbitConsumer {
     /// What came while the consumer was being attached.
     first: Option<Came>,
     /// No other consumer may be attached, nor anybody else hold messages of the queue.
-    alone: Option<Claim>,
+    alone: bool,
+    claim: Option<Claim>,
     queue: String,
 }
 
@@ -77,7 +78,8 @@ pub(super) async fn attach(
     await_no_consumer(&epoch, queue).await?;
     let claim = Claim::take(&epoch, queue).await?;
     let mut consumer = consume(epoch, queue, prefetch).await?;
-    consumer.alone = Some(claim);
+    consumer.claim = claim;
+    consumer.alone = true;
     only(consumer).await
 }
 
@@ -103,7 +105,8 @@ async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<Rabbit
         highest: 0,
         stopped: false,
         first: None,
-        alone: None,
+        alone: false,
+        claim: None,
         given_back: false,
         queue: queue.to_owned(),
     })
@@ -264,12 +267,13 @@ impl Consumer for RabbitConsumer {
                 let _ = timeout(RPC_TIMEOUT, flushed).await;
             }
             let closed = rpc(&self.epoch, self.channel.close(200, "given back".into())).await;
-            let Some(claim) = self.alone.take() else { return closed };
             let left = match closed {
-                Ok(()) => await_no_consumer(&self.epoch, &self.queue).await,
-                Err(error) => Err(error),
+                Ok(()) if self.alone => await_no_consumer(&self.epoch, &self.queue).await,
+                closed => closed,
             };
-            claim.release().await;
+            if let Some(claim) = self.claim.take() {
+                claim.release().await;
+            }
             left
         })
     }
@@ -281,7 +285,7 @@ impl Drop for RabbitConsumer {
         if self.given_back || self.epoch.is_over() {
             return;
         }
-        let (channel, claim) = (self.channel.clone(), self.alone.take());
+        let (channel, claim) = (self.channel.clone(), self.claim.take());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = timeout(RPC_TIMEOUT, channel.close(200, "dropped".into())).await;
