@@ -93,7 +93,10 @@ impl Template {
             let template = self.environment.get_template("template")?;
             template.render_captured_to(context.root.clone(), &mut out).map(|_| ())
         });
-        rendered.map_err(|error| eval_error(&error, &self.source, &self.lowered))?;
+        rendered.map_err(|error| {
+            let error = eval_error(&error, &self.source, &self.lowered);
+            if context.is_binary() { error.without_body() } else { error }
+        })?;
         String::from_utf8(out.0).map_err(|_| EvalError::Failed { at: None, what: "the result is not text".to_owned() })
     }
 }
@@ -134,14 +137,23 @@ impl Compiled {
         })
     }
 
-    /// The value, or what was read off it; `None` if a name was undefined.
+    /// The value, or what was read off it. An undefined name is an error.
+    fn evaluate_strictly<T>(
+        &self,
+        context: &Context,
+        read: impl FnOnce(Value) -> Result<T, minijinja::Error>,
+    ) -> Result<T, EvalError> {
+        let result = within_budget(|| read(data::defined(self.expression.eval(context.root.clone())?)?));
+        result.map_err(|error| eval_error(&error, &self.source, &self.lowered))
+    }
+
+    /// The same; `None` if a name was undefined.
     fn evaluate<T>(
         &self,
         context: &Context,
         read: impl FnOnce(Value) -> Result<T, minijinja::Error>,
     ) -> Result<Option<T>, EvalError> {
-        let result = within_budget(|| read(data::defined(self.expression.eval(context.root.clone())?)?));
-        match result.map_err(|error| eval_error(&error, &self.source, &self.lowered)) {
+        match self.evaluate_strictly(context, read) {
             Ok(value) => Ok(Some(value)),
             Err(EvalError::Undefined { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -168,6 +180,16 @@ impl Condition {
     /// Whether it holds in a scope that others use as well: a request's body is parsed once for all its rules.
     pub fn evaluate_in(&self, context: &Context) -> Result<bool, EvalError> {
         Ok(self.0.evaluate(context, |value| Ok(value.is_true()))?.unwrap_or(false))
+    }
+
+    /// Why it does not hold; `None` if it does.
+    pub fn objection(&self, context: &Context) -> Option<String> {
+        match self.0.evaluate_strictly(context, |value| Ok(value.is_true())) {
+            Ok(true) => None,
+            Ok(false) => Some("it is false".to_owned()),
+            Err(error @ EvalError::Undefined { .. }) => Some(format!("it is false: {error}")),
+            Err(error) => Some(error.to_string()),
+        }
     }
 }
 

@@ -38,7 +38,10 @@ impl Publication {
 
     async fn publish(self) -> Answer {
         let Self { rule, message, routing_key, accepted, view, accounting, permit } = self;
-        let result = rule.publisher.publish(message, routing_key.as_deref()).await;
+        let result = match &rule.publisher {
+            Some(publisher) => publisher.publish(message, routing_key.as_deref()).await,
+            None => Err(PublishError::NotConnected("a preview stores nothing".to_owned())),
+        };
         drop(permit);
         rule.route.note(&rule, result.as_ref().err());
         match result {

@@ -11,12 +11,16 @@ use http::{Method, StatusCode};
 use super::admission::{Budget, InFlight};
 use super::answer::{AnswerError, AnswerTemplate, Text};
 use super::problem::Problem;
+use super::refusal::Refusal;
 use super::schema::Schema;
 use crate::core::matching::{PathPattern, PathTable, PatternError};
 use crate::expression::{CompileError, Condition, Step, Transform};
 use crate::plan::{BodyKind, IngressPlan, Limits, RulePlan};
 use crate::store::publisher::Publisher;
-use crate::telemetry::metrics::RouteMetrics;
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
+
+/// Publishers by the names of their stores.
+type Publishers = BTreeMap<String, Arc<Publisher>>;
 
 /// One `IngressRoute` to be compiled into a table.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ pub struct RouteInput {
     /// What it does.
     pub plan: IngressPlan,
     /// A publisher for each store that a rule names.
-    pub publishers: BTreeMap<String, Arc<Publisher>>,
+    pub publishers: Publishers,
     /// Its metrics.
     pub metrics: RouteMetrics,
     /// What is counted of it; goes into the next table when the plan changes, so that a reload forgets nothing that
@@ -124,15 +128,18 @@ pub(super) struct Rule {
     /// `<namespace>/<route>/<rule>`.
     pub(super) label: String,
     pub(super) pattern: PathPattern,
-    methods: Vec<Method>,
-    consumes: Vec<String>,
+    pub(super) methods: Vec<Method>,
+    pub(super) consumes: Vec<String>,
     pub(super) when: Option<Condition>,
     pub(super) routing_key: Option<Text>,
     pub(super) transform: Option<Transform>,
     pub(super) json: bool,
     pub(super) schema: Option<Schema>,
     pub(super) forward_credentials: bool,
-    pub(super) publisher: Arc<Publisher>,
+    /// The name of its store.
+    pub(super) store: String,
+    /// Absent in a preview, which stores nothing.
+    pub(super) publisher: Option<Arc<Publisher>>,
     pub(super) accepted: AnswerTemplate,
     pub(super) invalid: AnswerTemplate,
     pub(super) store_failed: AnswerTemplate,
@@ -141,7 +148,7 @@ pub(super) struct Rule {
 /// All rules of a listener. Immutable; a changed configuration is a new table.
 #[derive(Debug)]
 pub struct RouteTable {
-    rules: Vec<Arc<Rule>>,
+    pub(super) rules: Vec<Arc<Rule>>,
     paths: PathTable,
     only_route: Option<Arc<Route>>,
     pub(super) listener: ListenerLimits,
@@ -162,11 +169,22 @@ const NO_ROUTES: ListenerLimits =
 /// Why no rule takes a request.
 #[derive(Debug)]
 pub(super) struct NoRule {
-    pub(super) problem: Problem,
+    problem: Problem,
     /// A header that belongs to the answer.
-    pub(super) header: Option<(header::HeaderName, HeaderValue)>,
+    header: Option<(header::HeaderName, HeaderValue)>,
     /// The route to count it for, if one can be named.
-    pub(super) route: Option<Arc<Route>>,
+    route: Option<Arc<Route>>,
+}
+
+impl NoRule {
+    /// The answer, and the route to count it for.
+    pub(super) fn refusal(self) -> (Refusal, Option<Arc<Route>>) {
+        let mut refusal = Refusal::from(self.problem);
+        if let Some((name, value)) = self.header {
+            refusal.answer.headers_mut().insert(name, value);
+        }
+        (refusal, self.route)
+    }
 }
 
 impl RouteTable {
@@ -186,6 +204,28 @@ impl RouteTable {
 
     /// Compiles routes into one table. The order of the routes matters only where they overlap.
     pub fn compile(inputs: Vec<RouteInput>) -> Result<Self, RouteError> {
+        Self::build(inputs, |publishers, store| {
+            let publisher = publishers.get(store).cloned();
+            publisher.map(Some).ok_or_else(|| RuleError::Store(store.to_owned()))
+        })
+    }
+
+    /// The same, of routes that store nothing.
+    pub(super) fn without_stores(plans: Vec<IngressPlan>) -> Result<Self, RouteError> {
+        let metrics = Metrics::default();
+        let input = |plan: IngressPlan| RouteInput {
+            metrics: metrics.route(&plan.object.slashed()),
+            publishers: BTreeMap::new(),
+            counters: Arc::default(),
+            plan,
+        };
+        Self::build(plans.into_iter().map(input).collect(), |_, _| Ok(None))
+    }
+
+    fn build(
+        inputs: Vec<RouteInput>,
+        publisher: impl Fn(&Publishers, &str) -> Result<Option<Arc<Publisher>>, RuleError>,
+    ) -> Result<Self, RouteError> {
         let mut rules = Vec::new();
         let mut routes = Vec::new();
         for input in inputs {
@@ -204,7 +244,8 @@ impl RouteTable {
             });
             for rule in plan.rules {
                 let name = rule.name.clone();
-                let compiled = Rule::compile(rule, &route, &publishers);
+                let compiled =
+                    publisher(&publishers, &rule.store).and_then(|publisher| Rule::compile(rule, &route, publisher));
                 let located = |reason| RouteError { route: route.name.clone(), rule: name, reason: Box::new(reason) };
                 rules.push(Arc::new(compiled.map_err(located)?));
             }
@@ -296,7 +337,7 @@ fn no_media_type(mut consumed: Vec<&str>, route: Arc<Route>) -> Box<NoRule> {
 }
 
 /// The media type of a request without its parameters.
-fn media_type(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn media_type(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or(value).trim())
 }
@@ -356,18 +397,15 @@ impl Compiled {
 }
 
 impl Rule {
-    fn compile(
-        plan: RulePlan,
-        route: &Arc<Route>,
-        publishers: &BTreeMap<String, Arc<Publisher>>,
-    ) -> Result<Self, RuleError> {
+    fn compile(plan: RulePlan, route: &Arc<Route>, publisher: Option<Arc<Publisher>>) -> Result<Self, RuleError> {
         let Compiled { pattern, methods, when, routing_key, transform, schema, accepted, invalid, store_failed } =
             Compiled::of(&plan)?;
         Ok(Self {
             label: format!("{}/{}", route.name, plan.name),
             json: plan.body == BodyKind::Json || plan.schema.is_some(),
             forward_credentials: plan.forward_credentials,
-            publisher: publishers.get(&plan.store).cloned().ok_or_else(|| RuleError::Store(plan.store.clone()))?,
+            store: plan.store,
+            publisher,
             consumes: plan.consumes,
             route: route.clone(),
             pattern,
@@ -389,7 +427,7 @@ impl Rule {
             || self.store_failed.is_dynamic()
     }
 
-    fn takes(&self, media_type: Option<&str>) -> bool {
+    pub(super) fn takes(&self, media_type: Option<&str>) -> bool {
         self.consumes.is_empty()
             || media_type.is_some_and(|sent| self.consumes.iter().any(|taken| taken.eq_ignore_ascii_case(sent)))
     }
