@@ -133,13 +133,8 @@ impl EvalError {
         self
     }
 
-    /// An error of the engine; `origin` finds the place in the user's text.
-    pub(super) fn of_engine(
-        error: &minijinja::Error,
-        source: &str,
-        origin: impl FnOnce(&std::ops::Range<usize>) -> Option<std::ops::Range<usize>>,
-    ) -> Self {
-        let place = error.range().and_then(|range| origin(&range));
+    /// An error of the engine, at a place in the user's text.
+    pub(super) fn of_engine(error: &minijinja::Error, source: &str, place: Option<std::ops::Range<usize>>) -> Self {
         let at = place.as_ref().map(|place| Position::of(source, place.start));
         match error.kind() {
             ErrorKind::UndefinedError => {

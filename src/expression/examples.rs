@@ -229,6 +229,14 @@ fn filters_do_what_their_names_say() {
 }
 
 #[test]
+fn every_filter_and_test_is_documented() {
+    let page = include_str!("../../docs/expressions.md");
+    for name in filters::NAMES.iter().chain(&predicates::NAMES) {
+        assert!(page.contains(&format!("`{name}`")), "docs/expressions.md does not name `{name}`");
+    }
+}
+
+#[test]
 fn statements_work_as_in_jinja() {
     for (template, expected) in [
         ("{% if body.n == 1 %}a{% elif body.n == 3 %}b{% else %}c{% endif %}", "b"),

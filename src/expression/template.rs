@@ -7,7 +7,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, Expression, UndefinedBehavior};
 
 use super::error::{CompileError, EvalError};
-use super::limits::{FUEL, MAX_TEXT, charge, exceeded, within_budget};
+use super::limits::{FUEL, MAX_TEXT, charge, check_output, overflow, within_budget};
 use super::lower::{self, Lowered};
 use super::scope::Context;
 use super::{Scope, data, filters, functions, operators, predicates};
@@ -33,7 +33,8 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment.set_formatter(|out, _, value| {
         let text = data::text(value)?;
         charge(text.len())?;
-        out.write_str(&text).map_err(|_| exceeded("the result is longer than 16 MiB"))
+        out.write_str(&text)?;
+        check_output()
     });
     operators::add_to(&mut environment);
     filters::add_to(&mut environment);
@@ -56,7 +57,8 @@ fn check_length(source: &str, most: usize) -> Result<(), CompileError> {
 }
 
 fn eval_error(error: &minijinja::Error, source: &str, lowered: &Lowered) -> EvalError {
-    EvalError::of_engine(error, source, |range| lowered.origin(range))
+    let range = error.range().or_else(|| error.line().map(|line| lowered.end_of_line(line)));
+    EvalError::of_engine(error, source, range.and_then(|range| lowered.origin(&range)))
 }
 
 /// A template: text with `{{ expressions }}` and `{% statements %}`.
@@ -91,7 +93,8 @@ impl Template {
         let mut out = Bounded(Vec::new());
         let rendered = within_budget(|| {
             let template = self.environment.get_template("template")?;
-            template.render_captured_to(context.root.clone(), &mut out).map(|_| ())
+            template.render_captured_to(context.root.clone(), &mut out)?;
+            check_output()
         });
         rendered.map_err(|error| {
             let error = eval_error(&error, &self.source, &self.lowered);
@@ -101,15 +104,16 @@ impl Template {
     }
 }
 
-/// Takes at most [`MAX_TEXT`] bytes.
+/// Keeps at most [`MAX_TEXT`] bytes.
 struct Bounded(Vec<u8>);
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > MAX_TEXT {
-            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+            overflow();
+        } else {
+            self.0.extend_from_slice(bytes);
         }
-        self.0.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
