@@ -253,8 +253,9 @@ fn check_json(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> 
 fn check_schema(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> {
     let Some(schema) = &rule.schema else { return Ok(()) };
     let checked = schema.check(&received.body);
-    let violations =
-        checked.map_err(|error| failure(rule, received, "schema", &format!("the body is not JSON: {error}")))?;
+    let violations = checked.map_err(|error| {
+        failure(rule, received, "schema", &format!("the body cannot be held against the schema: {error}"))
+    })?;
     if violations.is_empty() {
         return Ok(());
     }

@@ -101,3 +101,30 @@ fn xml_and_other_text_is_text_and_what_is_no_text_fails_clearly() {
         "{error}"
     );
 }
+
+#[test]
+fn at_a_route_a_template_without_end_is_a_400_that_stores_nothing_and_the_next_request_is_answered() {
+    let endless = "{% if body.bad %}{% for a in range(1000000) %}{% for b in range(1000000) %}{% endfor %}{% endfor %}{% endif %}fine";
+    let fields = [
+        ("transform", "transform", format!("transform: [{{setBody: {{template: '{endless}'}}}}]")),
+        ("key", "the routing key", format!("routingKey: '{endless}'")),
+        ("answer", "the answer's template", format!("response: {{accepted: {{body: '{endless}'}}}}")),
+    ];
+    let mut rules = "rules:".to_owned();
+    for (name, _, field) in &fields {
+        let _ = write!(rules, "\n- name: {name}\n  path: /{name}\n  storeRef: {{name: box}}\n  {field}");
+    }
+    let exchange = "queue: {}\nexchange: {name: all, type: Topic}\nbindings: [\"#\"]";
+    let run =
+        Setup::manifests([manifest::store("box", exchange), manifest::object("IngressRoute", "in", &rules)].concat());
+    let run = run.start();
+    for (name, what, _) in &fields {
+        let path = format!("/{name}");
+        let answer = run.post(&path, &[], r#"{"bad":true}"#);
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.starts_with(what) && detail.contains("line 1, column "), "{path}: {detail}");
+        assert_eq!(run.post(&path, &[], r#"{"bad":false}"#).status, 202, "{path}");
+    }
+    run.await_depth("box", 3, seconds(5));
+}
