@@ -10,6 +10,7 @@ use support::rabbitmq;
 
 mod broker {
     mod alarms;
+    mod callers;
     mod client;
     mod cluster;
     mod common;

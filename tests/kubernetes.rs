@@ -18,6 +18,7 @@ mod kubernetes {
     mod install;
     mod invalid;
     mod references;
+    mod request_reply;
     mod rollout;
     mod secrets;
     mod space;

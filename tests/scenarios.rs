@@ -15,6 +15,7 @@ mod scenarios {
     mod payment_desk;
     mod polling;
     mod reliable_delivery;
+    mod request_reply;
     mod retry;
     mod start;
     mod suspension;

@@ -120,7 +120,8 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub transform: Vec<TransformStep>,
-    /// Present: request-reply; the caller waits for the reply.
+    /// Present: request-reply; the caller waits for the reply of the target, which takes the place of
+    /// `response.accepted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Reply>,
     /// The answers to the caller.

@@ -148,7 +148,7 @@ async fn purge(ctx: &Context, object: &ForwardingProcessor, plan: &Plan) -> Resu
     let Plan::Forwarder(forwarder) = plan else { return Ok(SOON) };
     let name = object.object_name();
     let Some(source) = forwarder.stores.get(&forwarder.source) else { return Ok(SOON) };
-    let Some(store) = ctx.brokers.store(&name.namespace, source) else { return Ok(SOON) };
+    let Some(store) = message_store::handle(ctx, &name.namespace, source) else { return Ok(SOON) };
     ctx.authority()?;
     brokers::connected(&*store, PURGE_TIMEOUT).await?;
     store.reactivate(&name.dotted()).await?;

@@ -18,8 +18,9 @@ use super::rollout::{self, Rollout};
 use super::{message_store, report, settle, workers};
 use crate::api::{IngressRoute, IngressRouteStatus};
 use crate::plan::Plan;
+use crate::plan::advice::{self, Attempt};
 use crate::plan::world::{Named, World};
-use crate::status::verdict::{Missing, Verdict};
+use crate::status::verdict::{self, Missing, Verdict};
 
 pub(super) async fn reconcile(ctx: &Context, object: &IngressRoute) -> Result<Duration, Error> {
     if object.metadata.deletion_timestamp.is_some() {
@@ -96,7 +97,8 @@ async fn status(
     verdict.references(missing);
     let links = workers::links(ctx, &name, plan.filter(|_| missing.is_none()), wanted > 0);
     settle::brokers(&mut verdict, object, &links, missing.is_some());
-    verdict.degraded(None);
+    let advice = advice(ctx, plan);
+    verdict.degraded(advice.as_deref().map(|advice| (verdict::REPLY_TOO_SHORT, advice)));
     verdict.paused(false);
     let ready = if wanted == 0 { "ScaledToZero" } else { "Ready" };
     let conditions = report::merged(object.conditions(), verdict.finish(against, ready));
@@ -112,6 +114,13 @@ async fn status(
     };
     report::write(ctx, object, &status, &conditions).await?;
     Ok(settle::again(missing.is_some() || is_refused))
+}
+
+/// What is valid, and will not do what it seems to.
+fn advice(ctx: &Context, plan: Option<&Plan>) -> Option<String> {
+    let Some(Plan::Ingress(route)) = plan else { return None };
+    let objects = ctx.objects(&route.object.namespace);
+    advice::reply_too_short(route, &Attempt::all_in(&objects.world(), &route.object.namespace))
 }
 
 /// Where callers in the cluster reach it.

@@ -1,10 +1,12 @@
 //! Reconciles a MessageStore: its queue is declared by whoever uses it, by us if nobody does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
 
 use super::context::Context;
 use super::error::Error;
@@ -13,11 +15,11 @@ use super::report::Ours as _;
 use super::{brokers, deletion, report, settle};
 use crate::api::message_store::DeletionPolicy;
 use crate::api::{MessageStore, MessageStoreStatus, QUEUE_FINALIZER};
-use crate::plan::StorePlan;
-use crate::plan::keys;
+use crate::plan::{StorePlan, compile, keys};
 use crate::status::link::Link;
 use crate::status::queue_status;
 use crate::status::verdict::{Missing, Verdict, unknown_limit};
+use crate::store;
 
 pub(super) async fn reconcile(ctx: &Context, object: &MessageStore) -> Result<Duration, Error> {
     if object.metadata.deletion_timestamp.is_some() {
@@ -89,5 +91,14 @@ pub(super) fn link(ctx: &Context, namespace: &str, plan: &StorePlan) -> Link {
     if !ctx.samples.is_warm() {
         return Link::Connecting;
     }
-    ctx.brokers.store(namespace, plan).map_or(Link::Connecting, |store| brokers::link(&*store))
+    handle(ctx, namespace, plan).map_or(Link::Connecting, |store| brokers::link(&*store))
+}
+
+/// A store to look at ourselves. What a processor's plan says of it may be old (it is paused, or its spec is not valid
+/// now): its own object says what it is. `None` while that is on its way out.
+pub(super) fn handle(ctx: &Context, namespace: &str, plan: &StorePlan) -> Option<Arc<dyn store::MessageStore>> {
+    let reference = ObjectRef::new(&plan.name).within(namespace);
+    let object = ctx.caches.stores.get(&reference);
+    let own = object.as_ref().and_then(|object| object.0.as_ref().ok()).and_then(|object| compile::store(object).ok());
+    ctx.brokers.store(namespace, own.as_ref().unwrap_or(plan))
 }

@@ -67,8 +67,10 @@ impl<'a> Concerns<'a> {
     }
 
     pub(super) fn route(&self, route: &IngressRoute) -> bool {
-        let names = route.spec.rules.iter().map(|rule| &rule.store_ref.name);
-        self.processor.is_none() && Named::namespace(route) == self.namespace && self.names_one_of(names)
+        // A processor is of interest to those whose callers wait for it.
+        let rules = route.spec.rules.iter().filter(|rule| self.processor.is_none() || rule.reply.is_some());
+        let names = rules.map(|rule| &rule.store_ref.name);
+        Named::namespace(route) == self.namespace && self.names_one_of(names)
     }
 
     pub(super) fn processor(&self, processor: &ForwardingProcessor) -> bool {

@@ -164,7 +164,7 @@ impl Sampler {
             !is_sampled
         });
         let looks = wanted.into_iter().filter_map(|(key, plan)| {
-            let handle = ctx.brokers.store(&key.0, &plan)?;
+            let handle = message_store::handle(&ctx, &key.0, &plan)?;
             Some(async move { (key, brokers::look(&*handle).await) })
         });
         self.looked = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
@@ -262,8 +262,12 @@ impl Sampler {
         if let Some(Plan::Forwarder(plan)) = self.ctx.plan(&uid).as_deref() {
             let backlog = self.ready(&namespace, &plan.source, &together).map(|ready| ready + standing.held);
             put("backlog", json!(backlog.or(status.backlog)));
-            let before = status.dead_letter.and_then(|before| before.messages);
+            let before = status.dead_letter.as_ref().and_then(|before| before.messages);
             put("deadLetter", json!(self.dead_letters(&namespace, plan, &together, before)));
+        } else {
+            // Not known before the next reconcile.
+            put("backlog", json!(status.backlog));
+            put("deadLetter", json!(status.dead_letter));
         }
         if let Some(numbers) = self.due(processor, numbers) {
             self.send(processor, numbers).await;
@@ -407,8 +411,14 @@ fn facts(together: &Together, links: &BTreeMap<String, Link>) -> u64 {
     }))
 }
 
-/// Whether the object's status has these numbers.
+/// Numbers that a status does not always have.
+const SOMETIMES: [&str; 7] =
+    ["held", "oldestTakenAge", "nextTick", "lastDelivery", "lastFailure", "backlog", "deadLetter"];
+
+/// Whether the object's status has these numbers, and no others.
 fn holds<K: Ours>(object: &K, numbers: &Value) -> bool {
     let status = serde_json::to_value(object).map(|mut value| value["status"].take()).unwrap_or_default();
-    numbers.as_object().is_some_and(|numbers| numbers.iter().all(|(name, value)| status.get(name) == Some(value)))
+    let has = |(name, value): (&String, &Value)| status.get(name) == Some(value);
+    let is_left = |name: &&str| status.get(name).is_some() && numbers.get(name).is_none();
+    numbers.as_object().is_some_and(|numbers| numbers.iter().all(has)) && !SOMETIMES.iter().any(is_left)
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 
 /// Largest body that any store takes, in bytes. RabbitMQ 4 closes the channel above 16 MiB; the rest is room for
@@ -56,7 +56,7 @@ pub struct Origin {
 /// Where an answer is awaited (request-reply).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyTo {
-    /// The reply queue of the ingress process that holds the caller's connection.
+    /// The mailbox of the ingress process that holds the caller's connection: on RabbitMQ, a queue.
     pub queue: String,
     /// After this moment nobody waits any more.
     pub deadline: Timestamp,
@@ -146,6 +146,8 @@ pub struct Message {
     pub headers: HeaderMap,
     /// The body's bytes, unchanged.
     pub body: Bytes,
+    /// Of an answer: the status that it came with.
+    pub status: Option<StatusCode>,
     /// Present when a caller waits for the answer.
     pub reply_to: Option<ReplyTo>,
     /// Present in a dead letter store.
@@ -166,6 +168,7 @@ impl Message {
             origin: None,
             headers: HeaderMap::new(),
             body: body.into(),
+            status: None,
             reply_to: None,
             death: None,
             carried: Carried::default(),

@@ -33,7 +33,7 @@ pub(super) fn log(processor: &Processor, message: &Message, answer: &Answer) {
 /// The answer as a message of its own, tied to the request by the correlation id. `None`: there was none to store.
 /// Fails, with the text, on an answer that can't be one.
 pub(super) fn message(request: &Message, answer: &Answer, now: Timestamp) -> Result<Option<Message>, &'static str> {
-    let Outcome::Response { headers, .. } = &answer.outcome else { return Ok(None) };
+    let Outcome::Response { status, headers } = &answer.outcome else { return Ok(None) };
     let body = match &answer.body {
         AnswerBody::Complete(body) => body.clone(),
         AnswerBody::Unusable(problem) => return Err(problem),
@@ -43,6 +43,7 @@ pub(super) fn message(request: &Message, answer: &Answer, now: Timestamp) -> Res
     strip(&mut headers);
     let mut message = Message::new(MessageId::new(Uuid::now_v7().to_string()), body);
     message.correlation_id = Some(request.correlation_id().to_owned());
+    message.status = Some(*status);
     message.timestamp = Some(now);
     message.content_type = headers.remove(CONTENT_TYPE);
     message.content_encoding = headers.remove(CONTENT_ENCODING);

@@ -52,19 +52,14 @@ pub fn target_for(
         url: url.ok_or(TargetError::NoAddress)?.to_owned(),
         connect_timeout: http.connect_timeout,
         timeout: http.timeout,
-        max_body: wanted_body(plan),
+        reads_bodies: plan.response.log == AnswerLog::Body || plan.response.store.is_some(),
+        max_body: usize::try_from(plan.response.max_body_size).unwrap_or(usize::MAX),
         max_idle: usize::try_from(plan.concurrency.max(1)).unwrap_or(1),
         refuse_loopback: http.refuse_loopback,
         tls: http.tls.as_ref().map(|tls| tls_material(tls, values)).transpose()?.unwrap_or_default(),
         credentials: credentials(http, values)?,
     };
     Ok(Arc::new(HttpTarget::new(&config)?))
-}
-
-/// The body of an answer is read only if somebody looks at it.
-fn wanted_body(plan: &ForwarderPlan) -> Option<usize> {
-    let wanted = plan.response.log == AnswerLog::Body || plan.response.store.is_some();
-    wanted.then(|| usize::try_from(plan.response.max_body_size).unwrap_or(usize::MAX))
 }
 
 fn tls_material(tls: &TlsPlan, values: &dyn KeyValues) -> Result<TlsMaterial, TargetError> {

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use super::answer;
 use super::held::Phase;
 use super::pacing::Start;
+use super::reply;
 use super::report::{LastDelivery, LastFailure, Leaving};
 use super::session::{End, Session};
-use super::work::{self, Done};
+use super::work::{self, Done, Work};
 use crate::core::deactivation::Deactivation;
 use crate::core::decision::{Decision, Reason, Verdict, decide, give_up, pause_asked};
 use crate::core::ordering::Sequence;
@@ -55,10 +56,19 @@ impl Session<'_> {
     }
 
     fn begin_attempt(&mut self, delivery: Sequence, now: Duration) -> Start {
+        let wall = self.processor.clock.wall();
+        if self.held.get(&delivery).is_some_and(|held| reply::is_too_late(&held.delivery.message, wall)) {
+            self.lanes.start(delivery);
+            self.leave(delivery, Leaving::Expired);
+            return Start::Now { probe: false };
+        }
         let content = match self.prepare(delivery) {
             Preparation::Ready(content) => content,
             Preparation::Filtered => {
                 self.lanes.start(delivery);
+                if let Some(held) = self.held.get_mut(&delivery) {
+                    held.reply = reply::of_filtered(&held.delivery.message, wall);
+                }
                 self.leave(delivery, Leaving::Filtered);
                 return Start::Now { probe: false };
             }
@@ -125,6 +135,7 @@ impl Session<'_> {
             // It stays a dead letter to be: when it is taken again, it is tried again.
             Done::DeadLettered { stored: false, .. } => {}
             Done::Responded { delivery } => self.leave(delivery, Leaving::Delivered),
+            Done::Replied { delivery } => self.replied(delivery),
             Done::Recorded { record, stored: true } => self.end(End::Deactivated(record)),
             Done::Recorded { record, stored: false } => self.state.unrecorded = Some(record),
             Done::Checked { delivery, found } => self.checked(delivery, found),
@@ -164,6 +175,9 @@ impl Session<'_> {
         if let Some(pause) = pause_asked(policy, outcome, at) {
             self.state.pacing.pause(now.saturating_add(pause));
         }
+        if !matches!(decision, Decision::RetryAfter { .. } | Decision::Return) {
+            held.reply = reply::of_answer(&held.delivery.message, answer, at);
+        }
         if *outcome != Outcome::Cancelled {
             self.attempt_failed(delivery, answer, decision, at);
         }
@@ -192,9 +206,13 @@ impl Session<'_> {
         answer::log(&processor, message, answer);
         // From here on only the acknowledgement may be missing: the target is not called again for it.
         held.history.phase = Phase::Settled;
+        held.reply = reply::of_answer(message, answer, at);
         if processor.responses.is_some() {
             match answer::message(message, answer, at) {
-                Ok(Some(response)) => return self.work(work::respond(&processor, delivery, response)),
+                Ok(Some(response)) => {
+                    let told = self.reply(delivery);
+                    return self.work(work::after(told, work::respond(&processor, delivery, response)));
+                }
                 Ok(None) => {}
                 Err(problem) => {
                     processor.shared.response_lost();
@@ -205,9 +223,32 @@ impl Session<'_> {
         self.leave(delivery, Leaving::Delivered);
     }
 
+    /// It has its outcome. Its caller, if one waits, is told before it leaves the source.
     fn leave(&mut self, delivery: Sequence, how: Leaving) {
         self.processor.shared.left(how);
-        self.settle(delivery);
+        match self.reply(delivery) {
+            Some(told) => {
+                if let Some(held) = self.held.get_mut(&delivery) {
+                    held.history.phase = Phase::Settled;
+                }
+                self.work(told);
+            }
+            None => self.settle(delivery),
+        }
+    }
+
+    /// What tells the caller, if one waits and was not told yet.
+    fn reply(&mut self, delivery: Sequence) -> Option<Work> {
+        let held = self.held.get_mut(&delivery)?;
+        let reply = held.reply.take()?;
+        let to = held.delivery.message.reply_to.clone()?;
+        Some(work::tell(&self.processor, delivery, to, reply))
+    }
+
+    fn replied(&mut self, delivery: Sequence) {
+        if self.held.get(&delivery).is_some_and(|held| held.history.phase == Phase::Settled) {
+            self.settle(delivery);
+        }
     }
 
     /// Moves a message that has finally failed to the dead letter store; it leaves the source after that.
@@ -216,12 +257,16 @@ impl Session<'_> {
         held.history.phase = Phase::DeadLetter(reason);
         if self.consumer.is_none() {
             // It can't be acknowledged any more: when it is taken again, it goes on from here.
+            if let Some(told) = self.reply(delivery) {
+                self.work(told);
+            }
             return;
         }
         let processor = Arc::clone(&self.processor);
         let message = held.history.dead_letter(&held.delivery, reason, &processor.name, processor.source.name());
         self.tell_given_up(delivery, reason, "message moves to the dead letter store");
-        self.work(work::dead_letter(&processor, delivery, message, self.over.clone()));
+        let told = self.reply(delivery);
+        self.work(work::after(told, work::dead_letter(&processor, delivery, message, self.over.clone())));
     }
 
     /// Stops the processor: the record first, then everything else.
@@ -229,6 +274,9 @@ impl Session<'_> {
         let Some(held) = self.held.get(&delivery) else { return };
         if std::mem::replace(&mut self.deactivating, true) {
             // Another message was first; this one stays too.
+            if let Some(told) = self.reply(delivery) {
+                self.work(told);
+            }
             return;
         }
         let record = Deactivation {
@@ -239,7 +287,8 @@ impl Session<'_> {
             message: held.history.last_error().to_owned(),
             attempts: held.history.tally.counted,
         };
-        self.work(work::record(&self.processor, record, self.over.clone()));
+        let told = self.reply(delivery);
+        self.work(work::after(told, work::record(&self.processor, record, self.over.clone())));
     }
 
     /// Nothing was sent, and never can be.
@@ -250,6 +299,7 @@ impl Session<'_> {
             let message_id = &held.delivery.message.id;
             tracing::warn!(processor = %self.processor.name, %message_id, error, untold, "an expression failed on a message");
         }
+        held.reply = reply::of_failed_expression(&held.delivery.message, wall);
         held.history.failed_before_sending(error, wall);
         let reason = Reason::TransformFailed;
         self.processor.shared.failed(LastFailure {

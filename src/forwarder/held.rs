@@ -31,6 +31,8 @@ pub(super) struct Held {
     pub(super) suspect: bool,
     /// The result of the transform, made before the first attempt; or why there is none, as text.
     pub(super) content: Option<Result<Content, String>>,
+    /// What its caller is told, if one waits, once it is decided what becomes of it.
+    pub(super) reply: Option<Message>,
     pub(super) history: History,
 }
 

@@ -33,6 +33,7 @@ mod poll;
 mod prepare;
 mod preview;
 mod processor;
+mod reply;
 mod report;
 mod request;
 mod session;

@@ -125,6 +125,8 @@ pub(super) enum Leaving {
     DeadLettered,
     Dropped,
     Filtered,
+    /// Its caller waits no more.
+    Expired,
 }
 
 /// Something that must be stored before a message can go on, and can't be yet.
@@ -215,6 +217,7 @@ impl Shared {
             Leaving::DeadLettered => (&self.dead_lettered, &self.metrics.dead_lettered),
             Leaving::Dropped => (&self.dropped, &self.metrics.dropped),
             Leaving::Filtered => (&self.filtered, &self.metrics.filtered),
+            Leaving::Expired => (&self.dropped, &self.metrics.expired),
         };
         counter.fetch_add(1, Ordering::Relaxed);
         metric.inc();

@@ -21,6 +21,7 @@ const ATTEMPT: HeaderName = HeaderName::from_static("stagepost-attempt");
 const REDELIVERED: HeaderName = HeaderName::from_static("stagepost-redelivered");
 const CORRELATION_ID: HeaderName = HeaderName::from_static("stagepost-correlation-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const RESPONSE_STATUS: HeaderName = HeaderName::from_static("stagepost-response-status");
 const DEATH_REASON: HeaderName = HeaderName::from_static("stagepost-death-reason");
 const DEATH_ATTEMPTS: HeaderName = HeaderName::from_static("stagepost-death-attempts");
 const DEATH_LAST_STATUS: HeaderName = HeaderName::from_static("stagepost-death-last-status");
@@ -117,9 +118,11 @@ impl RequestBuilder {
     }
 }
 
-/// For a target store the message itself goes on: id, correlation and origin stay, the content is the transformed.
+/// For a target store the message itself goes on: id, correlation and origin stay, the content is the transformed. Its
+/// caller, if one waits, is answered from there.
 fn store_attempt(delivery: &Delivery, content: &Content) -> Attempt {
     let mut message = delivery.message.again(&delivery.source);
+    message.reply_to.clone_from(&delivery.message.reply_to);
     if *content != Content::of(&message) {
         content.clone().into_message(&mut message);
     }
@@ -161,6 +164,9 @@ fn mark(headers: &mut HeaderMap, message: &Message, attempt: u32, redelivered: b
     }
     if let Some(correlation) = &message.correlation_id {
         headers.insert(CORRELATION_ID, header_text(correlation));
+    }
+    if let Some(status) = message.status {
+        headers.insert(RESPONSE_STATUS, HeaderValue::from(status.as_u16()));
     }
     if let Some(death) = &message.death {
         mark_death(headers, death);

@@ -240,6 +240,7 @@ impl<'a> Session<'a> {
             suspect,
             content,
             history,
+            reply: None,
             delivery,
         };
         self.bytes += held.weight;

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::processor::Processor;
+use super::reply;
 use super::report::Waiting;
 use crate::core::deactivation::Deactivation;
-use crate::core::message::Message;
+use crate::core::message::{Message, ReplyTo};
 use crate::core::ordering::Sequence;
 use crate::core::outcome::Outcome;
 use crate::core::retry::Backoff;
@@ -43,6 +44,8 @@ pub(super) enum Done {
     DeadLettered { delivery: Sequence, stored: bool },
     /// The answer was stored, or given up.
     Responded { delivery: Sequence },
+    /// The caller that waits was told, or can't be.
+    Replied { delivery: Sequence },
     /// The deactivation record was stored, or it was not and there is no time left to try.
     Recorded { record: Deactivation, stored: bool },
     /// The deactivation record was read; for one delivery, or because it was time.
@@ -184,6 +187,24 @@ pub(super) fn respond(processor: &Arc<Processor>, delivery: Sequence, message: M
             }
         }
         Done::Responded { delivery }
+    })
+}
+
+/// Tells the caller that waits for the answer.
+pub(super) fn tell(processor: &Arc<Processor>, delivery: Sequence, to: ReplyTo, message: Message) -> Work {
+    let processor = Arc::clone(processor);
+    Box::pin(async move {
+        reply::send(&processor, &to, message).await;
+        Done::Replied { delivery }
+    })
+}
+
+/// Two pieces of work, one after the other: what the first came to is of no interest.
+pub(super) fn after(first: Option<Work>, then: Work) -> Work {
+    let Some(first) = first else { return then };
+    Box::pin(async move {
+        first.await;
+        then.await
     })
 }
 

@@ -8,7 +8,8 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde::de::IgnoredAny;
 
-use super::problem::{Answer, Problem, with_retry_after};
+use super::problem::{Answer, answer_with, with_retry_after};
+use crate::core::problem::Problem;
 use crate::expression::{CompileError, Context, Template};
 use crate::plan::ResponsePlan;
 
@@ -116,9 +117,9 @@ impl AnswerTemplate {
     /// The answer of a failure: the problem's details unless a body is given. A template that fails here is left out:
     /// the caller must get an answer.
     pub(super) fn failure(&self, problem: &Problem, view: Option<&Context>) -> Answer {
-        self.finish(problem.answer_with(self.status), view).unwrap_or_else(|error| {
+        self.finish(answer_with(problem, self.status), view).unwrap_or_else(|error| {
             tracing::debug!(error, "the template of an answer failed; the caller gets the default answer");
-            problem.answer_with(self.status)
+            answer_with(problem, self.status)
         })
     }
 

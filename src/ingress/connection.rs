@@ -88,8 +88,9 @@ async fn http1(socket: Socket, shared: Arc<Shared>, limits: ListenerLimits, sign
         .max_headers(MAX_HEADERS)
         // Bounds what one connection can make us hold without being admitted.
         .max_buf_size((limits.max_header_size + HEAD_ROOM).max(MIN_BUFFER))
-        // A client that closes its sending half after the request still gets its answer.
-        .half_close(true);
+        // A client that closes its sending half after the request still gets its answer. Where callers wait for long,
+        // it is taken for one that has left, as most are: who waits no more must not take a place.
+        .half_close(!limits.callers_wait);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let result = tokio::select! {
         biased;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Request, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -14,16 +14,17 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::{self, BodyError, Permit};
 use super::headers::joined;
-use super::problem::{Answer, Problem, bad_request};
-use super::publication::{Accounting, Publication};
+use super::no_rule::not_found;
+use super::problem::{Answer, answer, bad_request};
+use super::publication::{Accounting, Publication, name_message};
 use super::received::{Received, Untransformed};
 use super::refusal::{Place, Refusal};
-use super::routes::{Route, RouteTable, Rule, not_found};
+use super::routes::{Route, RouteTable, Rule};
 use crate::core::matching::check_path;
 use crate::core::message::{MAX_BODY_BYTES, Message};
+use crate::core::problem::Problem;
 use crate::expression::Context;
 
-const MESSAGE_ID: HeaderName = HeaderName::from_static("stagepost-message-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Longest routing key, in bytes: what AMQP can carry.
@@ -236,7 +237,7 @@ fn check_json(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> 
             "this rule reads the body, and reads it only without Content-Encoding",
             "send the body unpacked",
         );
-        return Err(Refusal::by_rule(place(rule, "body"), &problem, problem.answer()));
+        return Err(Refusal::by_rule(place(rule, "body"), &problem, answer(&problem)));
     }
     received.is_json().map_err(|error| {
         let problem = Problem::new(
@@ -329,9 +330,7 @@ pub(super) fn prepare(rule: Arc<Rule>, mut received: Received) -> Result<Prepare
     let failed =
         |error| failure(&rule, &mut received, "response.accepted", &format!("the answer's template failed: {error}"));
     let mut accepted = rule.accepted.success(view.as_ref()).map_err(failed)?;
-    if let Ok(value) = HeaderValue::from_str(received.id.as_str()) {
-        accepted.headers_mut().insert(MESSAGE_ID, value);
-    }
+    name_message(&mut accepted, &received.id);
     let invalid_view = (rule.transform.is_some() && rule.invalid.is_dynamic()).then(|| received.view(&rule));
     let message = received.into_message(&rule).map_err(|Untransformed { field, error }| {
         let problem = Problem::new(
@@ -347,7 +346,7 @@ pub(super) fn prepare(rule: Arc<Rule>, mut received: Received) -> Result<Prepare
         let detail =
             format!("transformed, the body has {} bytes; at most {MAX_BODY_BYTES} can be stored", message.body.len());
         let problem = bad_request(detail, "send less");
-        return Err(Refusal::by_rule(place(&rule, "transform"), &problem, problem.answer()));
+        return Err(Refusal::by_rule(place(&rule, "transform"), &problem, answer(&problem)));
     }
     // Kept only where it is still needed: it holds the parsed body.
     let view = view.filter(|_| rule.store_failed.is_dynamic());

@@ -77,6 +77,11 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
 const PROXY_HOP: [&str; 4] =
     ["proxy-connection", "proxy-authorization", "proxy-authenticate", "proxy-authentication-info"];
 
+/// Whether a header of a reply is for the caller.
+pub(super) fn is_end_to_end(name: &HeaderName) -> bool {
+    !is_left_out(name, true)
+}
+
 fn is_left_out(name: &HeaderName, forward_credentials: bool) -> bool {
     let text = name.as_str();
     match text {

@@ -5,6 +5,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context as Wake, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -63,8 +64,10 @@ pub struct Taken {
     pub routing_key: Option<String>,
     /// What would be stored.
     pub message: Message,
-    /// The answer to the caller, once it is.
+    /// The answer to the caller, once it is; not with `reply`.
     pub answer: Response<Bytes>,
+    /// The caller waits so long for the target's answer, and gets that.
+    pub reply: Option<Duration>,
 }
 
 /// A request that would not be stored.
@@ -155,6 +158,7 @@ impl From<Prepared> for Taken {
             routing_key,
             message,
             answer: with_bytes(accepted),
+            reply: rule.reply,
         }
     }
 }

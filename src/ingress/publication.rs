@@ -7,14 +7,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context as Wake, Poll};
 
 use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Permit;
-use super::problem::{Answer, Problem, bad_request};
+use super::problem::{Answer, answer, bad_request};
+use super::reply::Awaiting;
 use super::routes::{Route, Rule};
-use crate::core::message::Message;
+use crate::core::message::{Message, MessageId};
+use crate::core::problem::Problem;
 use crate::expression::Context;
 use crate::store::PublishError;
+use crate::store::publisher::Question;
+use crate::telemetry::metrics::RouteMetrics;
+
+const MESSAGE_ID: HeaderName = HeaderName::from_static("stagepost-message-id");
 
 /// A message to be stored, and everything that must be done when it is.
 pub(super) struct Publication {
@@ -31,27 +40,41 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    /// Publishes and answers. If the caller leaves meanwhile, it is carried through as a task of its own.
+    /// Publishes and answers. If the caller leaves before the message is stored, that is carried through as a task of
+    /// its own.
     pub(super) async fn carry_out(self, tasks: &TaskTracker) -> Answer {
-        CarriedThrough { work: Some(Box::pin(self.publish())), tasks: tasks.clone() }.await
+        match (CarriedThrough { work: Some(Box::pin(self.publish())), tasks: tasks.clone() }).await {
+            Published::Answered(answer) => answer,
+            Published::Awaiting(awaiting) => awaiting.answer().await,
+        }
     }
 
-    async fn publish(self) -> Answer {
+    async fn publish(self) -> Published {
         let Self { rule, message, routing_key, accepted, view, accounting, permit } = self;
-        let result = match &rule.publisher {
-            Some(publisher) => publisher.publish(message, routing_key.as_deref()).await,
-            None => Err(PublishError::NotConnected("a preview stores nothing".to_owned())),
+        let (key, id) = (routing_key.as_deref(), message.id.clone());
+        let result = match (&rule.publisher, rule.reply) {
+            (None, _) => Err(PublishError::NotConnected("a preview stores nothing".to_owned())),
+            (Some(publisher), None) => publisher.publish(message, key).await.map(|()| None),
+            (Some(publisher), Some(timeout)) => {
+                let until = Instant::now() + timeout;
+                let deadline = Timestamp::now().saturating_add(timeout).unwrap_or(Timestamp::MAX);
+                let question = Question { deadline, metrics: rule.route.metrics.clone() };
+                let asked = publisher.request(message, key, &question).await;
+                asked.map(|caller| Some((caller, timeout, until)))
+            }
         };
-        drop(permit);
         rule.route.note(&rule, result.as_ref().err());
-        match result {
-            Ok(()) => {
+        let answer = match result {
+            Ok(Some((caller, timeout, until))) => {
+                return Published::Awaiting(Awaiting::new(caller, timeout, until, id, accounting, permit));
+            }
+            Ok(None) => {
                 accounting.accepted(accepted.status());
                 accepted
             }
             Err(PublishError::Invalid(reason)) => {
                 let problem = bad_request(format!("the message cannot be stored: {reason}"), "send less");
-                let answer = problem.answer();
+                let answer = answer(&problem);
                 accounting.rejected(answer.status());
                 answer
             }
@@ -60,7 +83,22 @@ impl Publication {
                 accounting.failed(answer.status());
                 answer
             }
-        }
+        };
+        Published::Answered(answer)
+    }
+}
+
+/// What came of a publish.
+enum Published {
+    Answered(Answer),
+    /// Stored, and the answer is another's to give.
+    Awaiting(Awaiting),
+}
+
+/// Tells the caller the id of what was stored.
+pub(super) fn name_message(answer: &mut Answer, id: &MessageId) {
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        answer.headers_mut().insert(MESSAGE_ID, value);
     }
 }
 
@@ -101,14 +139,14 @@ fn not_stored(error: &PublishError) -> Problem {
 /// A future that goes on as a task of its own if its owner is dropped: a connection that breaks while its message is
 /// being stored must neither stop the publish nor lose its accounting.
 struct CarriedThrough {
-    work: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    work: Option<Pin<Box<dyn Future<Output = Published> + Send>>>,
     tasks: TaskTracker,
 }
 
 impl Future for CarriedThrough {
-    type Output = Answer;
+    type Output = Published;
 
-    fn poll(mut self: Pin<&mut Self>, wake: &mut Wake<'_>) -> Poll<Answer> {
+    fn poll(mut self: Pin<&mut Self>, wake: &mut Wake<'_>) -> Poll<Published> {
         let Some(work) = &mut self.work else { return Poll::Pending };
         let result = work.as_mut().poll(wake);
         if result.is_ready() {
@@ -123,7 +161,8 @@ impl Drop for CarriedThrough {
         if let Some(work) = self.work.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            self.tasks.spawn_on(work, &runtime);
+            // A caller that has left awaits nothing.
+            self.tasks.spawn_on(async move { drop(work.await) }, &runtime);
         }
     }
 }
@@ -138,6 +177,10 @@ impl Accounting {
     pub(super) fn of(route: &Arc<Route>) -> Self {
         route.metrics.in_flight.inc();
         Self { route: route.clone() }
+    }
+
+    pub(super) fn metrics(&self) -> &RouteMetrics {
+        &self.route.metrics
     }
 
     pub(super) fn accepted(self, status: StatusCode) {

@@ -96,6 +96,7 @@ impl Received {
             }),
             headers: kept.headers,
             body: self.body,
+            status: None,
             reply_to: None,
             death: None,
             carried: Carried::default(),

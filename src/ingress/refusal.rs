@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::problem::{Answer, Problem};
+use super::problem::{Answer, answer};
 use super::publication::Accounting;
 use super::routes::Rule;
+use crate::core::problem::Problem;
 
 /// An answer that is not a success, and whether the connection can go on after it. Boxed: it is the rare case.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub(super) struct Place {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self::answered(problem.answer(), &problem, None)
+        Self::answered(answer(&problem), &problem, None)
     }
 }
 
@@ -53,7 +54,7 @@ impl Refusal {
 
     /// After which nothing more is read from the connection: what follows on it is not known to be a request.
     pub(super) fn closing(problem: &Problem) -> Self {
-        Self { close: true, ..Self::answered(problem.answer(), problem, None) }
+        Self { close: true, ..Self::answered(answer(problem), problem, None) }
     }
 
     /// As it is, and closing if so.

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, StatusCode};
+use http::Method;
+use http::header::{self, HeaderMap};
 
 use super::admission::{Budget, InFlight};
 use super::answer::{AnswerError, AnswerTemplate, Text};
-use super::problem::Problem;
-use super::refusal::Refusal;
+use super::no_rule::NoRule;
 use super::schema::Schema;
 use crate::core::matching::{PathPattern, PathTable, PatternError};
 use crate::expression::{CompileError, Condition, Step, Transform};
@@ -101,9 +100,6 @@ pub enum RuleError {
     /// A transform that could settle a message without anybody being told.
     #[error("transform: a filter has no meaning in a route; use `when`")]
     Filter,
-    /// Request-reply.
-    #[error("reply: request-reply is not supported yet; remove it")]
-    Reply,
     /// An answer.
     #[error("response.{0}: {1}")]
     Answer(&'static str, AnswerError),
@@ -140,6 +136,8 @@ pub(super) struct Rule {
     pub(super) store: String,
     /// Absent in a preview, which stores nothing.
     pub(super) publisher: Option<Arc<Publisher>>,
+    /// The caller waits so long for the reply.
+    pub(super) reply: Option<Duration>,
     pub(super) accepted: AnswerTemplate,
     pub(super) invalid: AnswerTemplate,
     pub(super) store_failed: AnswerTemplate,
@@ -160,32 +158,17 @@ pub(super) struct ListenerLimits {
     pub(super) max_header_size: usize,
     pub(super) read_timeout: Duration,
     pub(super) max_connections: usize,
+    /// Some rule is request-reply.
+    pub(super) callers_wait: bool,
 }
 
 /// Without any route: what the API's defaults are.
-const NO_ROUTES: ListenerLimits =
-    ListenerLimits { max_header_size: 32 * 1024, read_timeout: Duration::from_secs(30), max_connections: 10_000 };
-
-/// Why no rule takes a request.
-#[derive(Debug)]
-pub(super) struct NoRule {
-    problem: Problem,
-    /// A header that belongs to the answer.
-    header: Option<(header::HeaderName, HeaderValue)>,
-    /// The route to count it for, if one can be named.
-    route: Option<Arc<Route>>,
-}
-
-impl NoRule {
-    /// The answer, and the route to count it for.
-    pub(super) fn refusal(self) -> (Refusal, Option<Arc<Route>>) {
-        let mut refusal = Refusal::from(self.problem);
-        if let Some((name, value)) = self.header {
-            refusal.answer.headers_mut().insert(name, value);
-        }
-        (refusal, self.route)
-    }
-}
+const NO_ROUTES: ListenerLimits = ListenerLimits {
+    max_header_size: 32 * 1024,
+    read_timeout: Duration::from_secs(30),
+    max_connections: 10_000,
+    callers_wait: false,
+};
 
 impl RouteTable {
     /// Whether a route compiles, before anything is declared for it.
@@ -252,7 +235,8 @@ impl RouteTable {
             routes.push(route);
         }
         let paths = PathTable::new(rules.iter().map(|rule| &rule.pattern));
-        let listener = listener_limits(&routes);
+        let callers_wait = rules.iter().any(|rule: &Arc<Rule>| rule.reply.is_some());
+        let listener = ListenerLimits { callers_wait, ..listener_limits(&routes) };
         let only_route = if routes.len() == 1 { routes.pop() } else { None };
         Ok(Self { rules, paths, only_route, listener })
     }
@@ -265,7 +249,7 @@ impl RouteTable {
         headers: &HeaderMap,
     ) -> Result<Vec<&Arc<Rule>>, Box<NoRule>> {
         let mut found: Vec<&Arc<Rule>> = self.paths.find(path).into_iter().map(|at| &self.rules[at]).collect();
-        let Some(first) = found.first() else { return Err(self.no_path()) };
+        let Some(first) = found.first() else { return Err(NoRule::path(self.only_route.clone())) };
         let of_path = first.route.clone();
         let mut allowed: Vec<&Method> = Vec::new();
         found.retain(|rule| {
@@ -275,7 +259,7 @@ impl RouteTable {
             }
             takes
         });
-        let Some(first) = found.first() else { return Err(no_method(method, allowed, of_path)) };
+        let Some(first) = found.first() else { return Err(NoRule::method(method, allowed, of_path)) };
         let route = first.route.clone();
         found.retain(|rule| Arc::ptr_eq(&rule.route, &route));
         let media_type = media_type(headers);
@@ -287,53 +271,13 @@ impl RouteTable {
             }
             takes
         });
-        if found.is_empty() { Err(no_media_type(consumed, route)) } else { Ok(found) }
-    }
-
-    fn no_path(&self) -> Box<NoRule> {
-        let problem = not_found("no rule has this path");
-        Box::new(NoRule { problem, header: None, route: self.only_route.clone() })
+        if found.is_empty() { Err(NoRule::media_type(consumed, route)) } else { Ok(found) }
     }
 
     /// What cannot be told from its rule is counted for the route if there is only one.
     pub(super) fn only_route(&self) -> Option<&Arc<Route>> {
         self.only_route.as_ref()
     }
-}
-
-/// The 404 of a request that no rule takes.
-pub(super) fn not_found(detail: &'static str) -> Problem {
-    let remedy = "check path and content against the rules of the IngressRoute";
-    Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail, remedy)
-}
-
-fn no_method(method: &Method, mut allowed: Vec<&Method>, route: Arc<Route>) -> Box<NoRule> {
-    allowed.sort_by_key(|method| method.as_str());
-    allowed.dedup();
-    let list = allowed.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
-    let problem = Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method-not-allowed",
-        "Method not allowed",
-        format!("the rules of this path do not take {method}"),
-        "use a method that the header Allow names",
-    );
-    let header = HeaderValue::from_str(&list).ok().map(|value| (header::ALLOW, value));
-    Box::new(NoRule { problem, header, route: Some(route) })
-}
-
-fn no_media_type(mut consumed: Vec<&str>, route: Arc<Route>) -> Box<NoRule> {
-    consumed.sort_unstable();
-    consumed.dedup();
-    let problem = Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported-media-type",
-        "Unsupported media type",
-        "the rules of this path do not take this content type",
-        "send a Content-Type that the header Accept of this answer names",
-    );
-    let header = HeaderValue::from_str(&consumed.join(", ")).ok().map(|value| (header::ACCEPT, value));
-    Box::new(NoRule { problem, header, route: Some(route) })
 }
 
 /// The media type of a request without its parameters.
@@ -350,11 +294,13 @@ fn listener_limits(routes: &[Arc<Route>]) -> ListenerLimits {
             max_header_size: size(limits.max_header_size),
             read_timeout: limits.read_timeout,
             max_connections: size(u64::from(limits.max_connections)),
+            callers_wait: false,
         })
         .reduce(|a, b| ListenerLimits {
             max_header_size: a.max_header_size.max(b.max_header_size),
             read_timeout: a.read_timeout.max(b.read_timeout),
             max_connections: a.max_connections.max(b.max_connections),
+            callers_wait: false,
         })
         .unwrap_or(NO_ROUTES)
 }
@@ -374,9 +320,6 @@ struct Compiled {
 
 impl Compiled {
     fn of(plan: &RulePlan) -> Result<Self, RuleError> {
-        if plan.reply_timeout.is_some() {
-            return Err(RuleError::Reply);
-        }
         let answer = |name, plan| AnswerTemplate::compile(plan).map_err(|error| RuleError::Answer(name, error));
         let methods = plan
             .methods
@@ -400,12 +343,16 @@ impl Rule {
     fn compile(plan: RulePlan, route: &Arc<Route>, publisher: Option<Arc<Publisher>>) -> Result<Self, RuleError> {
         let Compiled { pattern, methods, when, routing_key, transform, schema, accepted, invalid, store_failed } =
             Compiled::of(&plan)?;
+        if let (Some(publisher), Some(_)) = (&publisher, plan.reply_timeout) {
+            publisher.expect_answers();
+        }
         Ok(Self {
             label: format!("{}/{}", route.name, plan.name),
             json: plan.body == BodyKind::Json || plan.schema.is_some(),
             forward_credentials: plan.forward_credentials,
             store: plan.store,
             publisher,
+            reply: plan.reply_timeout,
             consumes: plan.consumes,
             route: route.clone(),
             pattern,

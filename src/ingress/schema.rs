@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
 
-use super::problem::Violation;
+use crate::core::problem::Violation;
 
 /// Violations that are listed at most: an answer is no log.
 const LISTED: usize = 20;

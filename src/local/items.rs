@@ -10,9 +10,10 @@ use super::objects::{Facts, ProcessorObject, RouteObject, StoreObject};
 use crate::api::condition::Time;
 use crate::api::processor_status::{DeadLetterStatus, ProcessorState};
 use crate::api::{API_VERSION, ForwardingProcessorStatus, IngressRouteStatus, MessageStoreStatus};
+use crate::plan::advice::{self, Attempt};
 use crate::status::link::Link;
 use crate::status::standing::Standing;
-use crate::status::verdict::{Delivering, Verdict, unknown_limit};
+use crate::status::verdict::{self, Delivering, Verdict, unknown_limit};
 use crate::status::{numbers, queue_status};
 use crate::store::{Connection, MessageStore, StoreError};
 
@@ -65,11 +66,12 @@ pub(super) async fn store(object: &StoreObject, now: Timestamp) -> Item {
 }
 
 /// An IngressRoute that is reached at `address`.
-pub(super) fn route(object: &RouteObject, address: &str, now: Timestamp) -> Item {
+pub(super) fn route(object: &RouteObject, address: &str, attempts: &[Attempt], now: Timestamp) -> Item {
     let mut verdict = Verdict::new(object.facts.generation, now);
     verdict.references(None);
     verdict.brokers(object.route.stores.iter().map(|(name, store)| (name.as_str(), link(&**store))));
-    verdict.degraded(None);
+    let advice = advice::reply_too_short(&object.route.plan, attempts);
+    verdict.degraded(advice.as_deref().map(|advice| (verdict::REPLY_TOO_SHORT, advice)));
     verdict.paused(false);
     let status = IngressRouteStatus {
         address: Some(address.to_owned()),

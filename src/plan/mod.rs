@@ -6,6 +6,7 @@
 //! A plan is complete in itself: a worker that has its plan and the Secrets it names needs nothing else. It is
 //! serialisable, holds no secret value, and its hash changes exactly when its content does.
 
+pub mod advice;
 pub mod compile;
 pub mod finding;
 pub mod keys;

@@ -52,10 +52,11 @@ impl StorePlan {
 }
 
 impl IngressPlan {
-    /// A request may still be read when the drain begins, and is then stored.
+    /// A request may still be read when the drain begins, is then stored, and then answered.
     fn patience(&self) -> Duration {
         let slowest = self.stores.values().map(|store| store.deadline).max().unwrap_or_default();
-        self.limits.read_timeout + slowest + MARGIN
+        let reply = self.rules.iter().filter_map(|rule| rule.reply_timeout).max().unwrap_or_default();
+        self.limits.read_timeout + slowest + reply + MARGIN
     }
 }
 

@@ -22,6 +22,9 @@ pub struct SinkArgs {
     /// The body of each answer: the content of this file if there is one, else this text
     #[arg(long, value_name = "FILE|TEXT", default_value = "", hide_default_value = true)]
     pub body: String,
+    /// Answer with the body that was sent
+    #[arg(long, conflicts_with = "body")]
+    pub echo: bool,
     /// A header of each answer; repeatable
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
@@ -39,6 +42,9 @@ impl SinkArgs {
         // A text that is no file's name is the body itself.
         let body = std::fs::read(&self.body).unwrap_or_else(|_| self.body.into_bytes());
         let mut script = Script::default().with_statuses(&self.status)?.with_delay(self.delay).with_body(body);
+        if self.echo {
+            script = script.echoing();
+        }
         for header in &self.header {
             let (name, value) = header.split_once(':').ok_or_else(|| ScriptError::Header(header.clone()))?;
             script = script.with_header(name, value)?;

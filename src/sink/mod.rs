@@ -278,12 +278,11 @@ impl State {
             kept.keep(Arc::clone(&hit));
             (hit, Arc::clone(&kept.script))
         };
-        let status = hit.status;
-        self.recorder.write(hit).await;
+        self.recorder.write(Arc::clone(&hit)).await;
         if !script.delay.is_zero() {
             tokio::time::sleep(script.delay).await;
         }
-        script.reply(status)
+        script.reply(&hit)
     }
 
     fn list(&self) -> Reply {

@@ -11,6 +11,8 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Hit;
+
 /// What is answered: the same but for the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
@@ -18,8 +20,17 @@ pub struct Script {
     statuses: Vec<StatusCode>,
     /// Before each answer.
     pub(super) delay: Duration,
-    body: Bytes,
+    body: Body,
     headers: HeaderMap,
+}
+
+/// What an answer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Body {
+    /// Always the same.
+    Fixed(Bytes),
+    /// What was sent.
+    Echo,
 }
 
 /// Why something cannot be answered.
@@ -38,7 +49,7 @@ pub enum ScriptError {
     #[error("headers: `{0}` cannot be sent; write it like X-Name: value")]
     Header(String),
     /// Not the JSON that `PUT /__script` takes.
-    #[error("{0}; give a list of statuses, or an object of `statuses`, `delay`, `body` and `headers`")]
+    #[error("{0}; give a list of statuses, or an object of `statuses`, `delay`, `body` or `echo`, and `headers`")]
     Json(String),
 }
 
@@ -50,6 +61,8 @@ struct Change {
     delay: Option<String>,
     /// Text, or JSON that is sent as its text.
     body: Option<Value>,
+    /// The request's body comes back.
+    echo: Option<bool>,
     headers: Option<BTreeMap<String, Values>>,
 }
 
@@ -69,7 +82,12 @@ pub(super) fn parse_delay(text: &str) -> Result<Duration, ScriptError> {
 
 impl Default for Script {
     fn default() -> Self {
-        Self { statuses: vec![StatusCode::OK], delay: Duration::ZERO, body: Bytes::new(), headers: HeaderMap::new() }
+        Self {
+            statuses: vec![StatusCode::OK],
+            delay: Duration::ZERO,
+            body: Body::Fixed(Bytes::new()),
+            headers: HeaderMap::new(),
+        }
     }
 }
 
@@ -97,7 +115,14 @@ impl Script {
     /// The body of each answer. Its content type is JSON or plain text, unless a header says otherwise.
     #[must_use]
     pub fn with_body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = body.into();
+        self.body = Body::Fixed(body.into());
+        self
+    }
+
+    /// Each answer holds what was sent, with its content type.
+    #[must_use]
+    pub fn echoing(mut self) -> Self {
+        self.body = Body::Echo;
         self
     }
 
@@ -127,8 +152,13 @@ impl Script {
         }
         match change.body {
             None => {}
-            Some(Value::String(text)) => script.body = text.into(),
-            Some(json) => script.body = json.to_string().into(),
+            Some(Value::String(text)) => script = script.with_body(text),
+            Some(json) => script = script.with_body(json.to_string()),
+        }
+        match change.echo {
+            Some(true) => script = script.echoing(),
+            Some(false) if script.body == Body::Echo => script = script.with_body(""),
+            Some(false) | None => {}
         }
         if let Some(headers) = change.headers {
             script.headers.clear();
@@ -151,15 +181,23 @@ impl Script {
         self.statuses.get(answered).copied().unwrap_or(last)
     }
 
-    pub(super) fn reply(&self, status: StatusCode) -> Response<Full<Bytes>> {
-        let mut reply = Response::new(Full::new(self.body.clone()));
-        *reply.status_mut() = status;
-        reply.headers_mut().clone_from(&self.headers);
-        if !self.body.is_empty() && !self.headers.contains_key(CONTENT_TYPE) {
-            let json = serde_json::from_slice::<serde::de::IgnoredAny>(&self.body).is_ok();
-            let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
-            reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    /// The answer to a hit.
+    pub(super) fn reply(&self, hit: &Hit) -> Response<Full<Bytes>> {
+        let (body, sent_type) = match &self.body {
+            Body::Fixed(body) => (body.clone(), None),
+            Body::Echo => (hit.body.clone(), hit.headers.get(CONTENT_TYPE).cloned()),
+        };
+        let guessed = || {
+            let json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
+            HeaderValue::from_static(if json { "application/json" } else { "text/plain; charset=utf-8" })
+        };
+        let mut headers = self.headers.clone();
+        if !body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
+            headers.insert(CONTENT_TYPE, sent_type.unwrap_or_else(guessed));
         }
+        let mut reply = Response::new(Full::new(body));
+        *reply.status_mut() = hit.status;
+        *reply.headers_mut() = headers;
         reply
     }
 }

@@ -217,3 +217,19 @@ fn the_flags_say_what_is_answered() {
     assert!(parse(&["--header", "nothing"]).unwrap().is_err());
     assert!(parse(&["--status", "99"]).unwrap().is_err());
 }
+
+#[tokio::test]
+async fn an_echo_is_what_was_sent_until_it_is_told_otherwise() {
+    let sink = sink(Script::default().echoing()).await;
+    let sent = |body: &'static str, kind: &'static str| {
+        client().post(url(&sink, "/x")).header("content-type", kind).body(body)
+    };
+    let answer = sent("<a/>", "text/xml").send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/xml");
+    assert_eq!(answer.text().await.unwrap(), "<a/>");
+    assert_eq!(put_script(&sink, &json!({"statuses": [422]})).await.0, 204);
+    let answer = sent("{}", "application/json").send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (422, "{}"));
+    assert_eq!(put_script(&sink, &json!({"echo": false})).await.0, 204);
+    assert_eq!(sent("{}", "application/json").send().await.unwrap().text().await.unwrap(), "");
+}

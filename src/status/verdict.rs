@@ -190,6 +190,9 @@ fn explain(hindrance: Hindrance) -> &'static str {
     }
 }
 
+/// Why a route is degraded whose callers wait for less than an attempt may take.
+pub const REPLY_TOO_SHORT: &str = "RetryExceedsReply";
+
 /// A queue that we did not declare may drop what is returned too often; AMQP does not tell.
 pub fn unknown_limit(queue: &Queue) -> Option<(&'static str, &'static str)> {
     (queue.management == Management::Existing && queue.kind == QueueKind::Quorum).then_some((

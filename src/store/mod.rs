@@ -12,6 +12,7 @@
 //! - A full queue refuses; nothing is ever discarded to make room.
 
 pub mod embedded;
+pub mod mailbox;
 pub mod publisher;
 pub mod rabbitmq;
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use self::mailbox::Mailbox;
 use crate::core::deactivation::Deactivation;
 use crate::core::message::{Carried, Message};
 
@@ -57,6 +59,18 @@ pub trait MessageStore: Send + Sync + fmt::Debug {
 
     /// Whether the broker can be reached; changes are seen by every receiver.
     fn connection(&self) -> watch::Receiver<Connection>;
+
+    /// Where callers of this process wait for the answers to what they publish here. `None`: nothing published here
+    /// can be answered.
+    fn mailbox(&self) -> Option<Arc<Mailbox>> {
+        None
+    }
+
+    /// Sends an answer to the mailbox at `place`. It need not outlive the broker: a caller waits, and asks again.
+    /// Unroutable: nobody is there any more.
+    fn reply<'a>(&'a self, place: &'a str, _answer: Arc<Message>) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(std::future::ready(Err(PublishError::Unroutable(place.to_owned()))))
+    }
 
     /// Whether other processes may work on the same queue, and then write its deactivation records too.
     fn is_shared(&self) -> bool {

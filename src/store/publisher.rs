@@ -14,13 +14,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::mailbox::Caller;
 use super::{Connection, MessageStore, PublishError};
-use crate::core::message::Message;
+use crate::core::message::{Message, ReplyTo};
 use crate::core::retry::Backoff;
-use crate::telemetry::metrics::StoreMetrics;
+use crate::telemetry::metrics::{RouteMetrics, StoreMetrics};
+
+/// How long a request waits for the place where its answer is to come: on a broker that is connected, it is there
+/// within milliseconds.
+const OPENING: Duration = Duration::from_secs(2);
+
+/// That a caller waits for the answer to a message.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Until when.
+    pub deadline: Timestamp,
+    /// Where the answer is counted.
+    pub metrics: RouteMetrics,
+}
 
 /// One store of the chain.
 #[derive(Debug, Clone)]
@@ -60,6 +75,33 @@ impl Publisher {
     ///
     /// The error is the last store's, except that an unknown outcome before it makes the whole outcome unknown.
     pub async fn publish(&self, message: Arc<Message>, routing_key: Option<&str>) -> Result<(), PublishError> {
+        self.carry(message, routing_key, None).await.map(drop)
+    }
+
+    /// Prepares for answers: so the first request need not wait for the place where they come in.
+    pub fn expect_answers(&self) {
+        for link in std::iter::once(&self.first).chain(&self.failover) {
+            drop(link.store.mailbox());
+        }
+    }
+
+    /// Stores a message whose answer a caller waits for, and enters the caller at the broker that has it.
+    pub async fn request(
+        &self,
+        message: Arc<Message>,
+        routing_key: Option<&str>,
+        question: &Question,
+    ) -> Result<Caller, PublishError> {
+        let stored = self.carry(message, routing_key, Some(question)).await?;
+        stored.ok_or_else(|| PublishError::Invalid("nothing stored here can be answered".to_owned()))
+    }
+
+    async fn carry(
+        &self,
+        message: Arc<Message>,
+        routing_key: Option<&str>,
+        question: Option<&Question>,
+    ) -> Result<Option<Caller>, PublishError> {
         let end = Instant::now() + self.deadline;
         let mut failures: Vec<Failure<'_>> = Vec::new();
         let links = 1 + self.failover.len();
@@ -68,15 +110,15 @@ impl Publisher {
             let last = at + 1 == links;
             // Each store but the last gets at most half of what is left, so that the next has time as well.
             let until = if last { end } else { started + end.saturating_duration_since(started) / 2 };
-            let result = link.publish(&message, routing_key, until, last).await;
+            let result = link.publish(&message, routing_key, question, until, last).await;
             let elapsed = started.elapsed();
             match result {
-                Ok(()) => {
+                Ok(caller) => {
                     link.metrics.published("ok", elapsed);
                     for failure in &failures {
                         failure.count_as_taken_over();
                     }
-                    return Ok(());
+                    return Ok(caller);
                 }
                 Err(error) => {
                     let hopeless = matches!(error, PublishError::Invalid(_));
@@ -118,15 +160,17 @@ impl Link {
         &self,
         message: &Arc<Message>,
         routing_key: Option<&str>,
+        question: Option<&Question>,
         until: Instant,
         last: bool,
-    ) -> Result<(), PublishError> {
+    ) -> Result<Option<Caller>, PublishError> {
         let mut failures = 0;
         loop {
             // Looked at before the publish, so that a change during it is not missed.
             let mut connection = self.store.connection();
             let known_down = matches!(*connection.borrow_and_update(), Connection::Down(_));
-            let error = match timeout_at(until, self.store.publish(message.clone(), routing_key)).await {
+            let offered = self.offer(message, routing_key, question, until);
+            let error = match timeout_at(until, offered).await {
                 Ok(Err(error @ PublishError::NotConnected(_))) => error,
                 Ok(result) => return result,
                 Err(_) => return Err(PublishError::Unknown("no answer within the store's deadline".to_owned())),
@@ -143,6 +187,29 @@ impl Link {
                 () = news(&mut connection, last) => {}
             }
         }
+    }
+}
+
+impl Link {
+    /// One publish; with a question, the caller is entered before, so that no answer can come too early.
+    async fn offer(
+        &self,
+        message: &Arc<Message>,
+        routing_key: Option<&str>,
+        question: Option<&Question>,
+        until: Instant,
+    ) -> Result<Option<Caller>, PublishError> {
+        let Some(question) = question else {
+            return self.store.publish(message.clone(), routing_key).await.map(|()| None);
+        };
+        let unanswerable = || PublishError::Invalid("nothing stored here can be answered".to_owned());
+        let mailbox = self.store.mailbox().ok_or_else(unanswerable)?;
+        let patience = until.min(Instant::now() + OPENING);
+        let caller = mailbox.enter(&message.id, question.metrics.clone(), patience).await;
+        let caller = caller.map_err(PublishError::NotConnected)?;
+        let reply_to = ReplyTo { queue: caller.place.to_string(), deadline: question.deadline };
+        let message = Message { reply_to: Some(reply_to), ..Message::clone(message) };
+        self.store.publish(Arc::new(message), routing_key).await.map(|()| Some(caller))
     }
 }
 

@@ -122,6 +122,7 @@ struct Families {
     broker_connected: Gauges,
     responses_lost: Counters,
     replies: Counters,
+    replies_sent: Counters,
 }
 
 impl Default for Metrics {
@@ -143,6 +144,7 @@ impl Default for Metrics {
             broker_connected: Labelled::new(Gauge::default),
             responses_lost: Labelled::new(Counter::default),
             replies: Labelled::new(Counter::default),
+            replies_sent: Labelled::new(Counter::default),
         };
         Self { registry: Arc::new(register(&families)), families, lives: Lives::default() }
     }
@@ -175,6 +177,8 @@ fn register(of: &Families) -> Registry {
     registry.register("broker_connected", "1 while connected", of.broker_connected.family.clone());
     registry.register("responses_lost", "Answers that could not be stored", of.responses_lost.family.clone());
     registry.register("replies", "Replies to waiting callers, by what came of them", of.replies.family.clone());
+    let text = "Replies sent to the ingress of a waiting caller, by what came of them";
+    registry.register("replies_sent", text, of.replies_sent.family.clone());
     registry
 }
 
@@ -244,6 +248,7 @@ impl Metrics {
             dead_lettered: settled("dead_lettered"),
             dropped: settled("dropped"),
             filtered: settled("filtered"),
+            expired: settled("expired"),
             returned: settled("returned"),
             in_flight: of.in_flight.of(one),
             stale_keep_alive: of.possible_duplicates.of([("processor", name), ("cause", "stale_keep_alive")]),
@@ -251,6 +256,7 @@ impl Metrics {
             oldest_taken_age: of.oldest_taken_age.of(one),
             dead_letters: of.dead_letters.of(one),
             responses_lost: of.responses_lost.of(one),
+            replies_sent: of.replies_sent.clone(),
             state: of.processor_state.clone(),
             life: self.life("processor", name),
             name: Arc::from(name),
@@ -267,7 +273,7 @@ impl Metrics {
         for counters in [&of.ingress_requests, &of.stored, &of.attempts, &of.settled, &of.possible_duplicates] {
             counters.forget(label, name);
         }
-        for counters in [&of.responses_lost, &of.replies] {
+        for counters in [&of.responses_lost, &of.replies, &of.replies_sent] {
             counters.forget(label, name);
         }
         for gauges in [&of.ingress_in_flight, &of.in_flight, &of.processor_state, &of.oldest_taken_age] {
@@ -304,7 +310,8 @@ impl RouteMetrics {
         };
     }
 
-    /// Counts one reply, by a label of a closed set (`answered`, `timed_out`, `late`, `duplicate`).
+    /// Counts one reply, by a label of a closed set (`answered`, `timed_out`, `lost`, `abandoned`,
+    /// `late`, `duplicate`).
     pub fn reply(&self, result: &'static str) {
         if self.life.is_over() {
             return;
@@ -374,6 +381,8 @@ pub struct ProcessorMetrics {
     pub dropped: Counter,
     /// Settled by a filter.
     pub filtered: Counter,
+    /// Not attempted, because its caller waits no more.
+    pub expired: Counter,
     /// Given back to the store.
     pub returned: Counter,
     /// Attempts under way.
@@ -388,6 +397,7 @@ pub struct ProcessorMetrics {
     pub dead_letters: Gauge,
     /// Answers that could not be stored.
     pub responses_lost: Counter,
+    replies_sent: Counters,
     state: Gauges,
     life: Life,
     name: Arc<str>,
@@ -401,6 +411,13 @@ impl ProcessorMetrics {
             self.succeeded.inc();
         } else if !self.life.is_over() {
             self.attempts.of([("processor", &self.name), ("outcome", outcome)]).inc();
+        }
+    }
+
+    /// Counts one reply to a caller that waits, by a label of a closed set (`sent`, `unroutable`, `lost`).
+    pub fn replied(&self, result: &'static str) {
+        if !self.life.is_over() {
+            self.replies_sent.of([("processor", &self.name), ("result", result)]).inc();
         }
     }
 

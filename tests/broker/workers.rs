@@ -216,3 +216,31 @@ fn b12_killed_between_the_confirm_and_the_answer_the_caller_sees_a_reset_and_the
     target.stays_at(1, millis(300));
     assert_eq!(target.texts(), ["stored"]);
 }
+
+#[test]
+fn a_worker_that_comes_while_another_still_delivers_its_batch_waits_for_it() {
+    let Some(share) = shared() else { return };
+    let target = Recorder::answering(|_| Reply::status(200).after(millis(150)));
+    let ingress = [manifest::store("box", QUORUM), manifest::route("in", "/in", "box")].concat();
+    let spec = "ordering: Strict\npoll: {interval: 300ms, batchSize: 10}";
+    let worker = [manifest::store("box", QUORUM), manifest::processor("out", "box", &target.url(), spec)].concat();
+    let ingress = start(&share.uri, &ingress);
+    for number in 0..60 {
+        assert_eq!(ingress.post("/in", &[], number.to_string()).status, 202);
+    }
+    let first = start(&share.uri, &worker);
+    target.await_hits(3, seconds(10));
+    // Both want every batch from now on.
+    let second = start(&share.uri, &worker);
+    let hits = target.await_hits(60, seconds(60));
+    let numbers: Vec<u32> = hits.iter().map(|hit| hit.text().parse().unwrap()).collect();
+    assert!(numbers.is_sorted() && numbers.len() == 60, "{numbers:?}");
+    for pair in hits.windows(2) {
+        assert!(pair[0].answered.is_some_and(|answered| answered <= pair[1].at), "an overlap: {pair:?}");
+    }
+    say(&format!(
+        "polling in turns: {} and {} of 60 delivered",
+        first.processor("out")["delivered"],
+        second.processor("out")["delivered"]
+    ));
+}

@@ -146,8 +146,6 @@ fn what_cannot_be_compiled_is_an_error_that_names_the_rule_and_the_field() {
     assert!(matches!(error(RulePlan { methods: vec!["P T".into()], ..rule() }), RuleError::Method(_)));
     let filter = RulePlan { transform: vec![Step::Filter { when: "true".into() }], ..rule() };
     assert_eq!(error(filter), RuleError::Filter);
-    let reply = RulePlan { reply_timeout: Some(std::time::Duration::from_secs(1)), ..rule() };
-    assert_eq!(error(reply), RuleError::Reply);
     for (accepted, part) in [
         (answer(99, &[], ""), "99"),
         (answer(103, &[], ""), "103"),

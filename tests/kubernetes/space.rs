@@ -197,8 +197,12 @@ impl Space {
 
     /// What the target answers from now on, one a hit; the last repeats.
     pub(crate) fn answers(&self, statuses: &[u16]) {
-        let body = json!(statuses).to_string();
-        let answer = self.sink().request("PUT", "/__script", &[], body.as_bytes()).unwrap();
+        self.script(&json!(statuses));
+    }
+
+    /// What the target answers from now on, as `PUT /__script` takes it.
+    pub(crate) fn script(&self, script: &Value) {
+        let answer = self.sink().request("PUT", "/__script", &[], script.to_string().as_bytes()).unwrap();
         assert!(answer.status < 300, "{}", answer.text());
     }
 

@@ -325,6 +325,16 @@ fn an_object_can_be_tried_alone() {
 }
 
 #[test]
+fn a_caller_who_waits_for_the_reply_is_told_so() {
+    let yaml = [desk("reply: {timeout: 7s}"), manifest::processor("out", "box", "http://there/", "")].concat();
+    let done = render(&yaml, b"x", &["--path", "/desk/x"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stdout.contains("# answer to the caller: the target's, awaited for 7s\n"), "{}", done.stdout);
+    let shown = json(&yaml, b"x", &["--path", "/desk/x"]);
+    assert_eq!((&shown["route"]["answer"], &shown["route"]["reply"]), (&Value::Null, &"7s".into()));
+}
+
+#[test]
 fn credentials_are_named_and_never_shown() {
     let secret =
         "---\napiVersion: v1\nkind: Secret\nmetadata: {name: pay}\nstringData: {username: u, password: hunter2}\n";

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::way::{Arrival, Outcome, Station, Way};
+use crate::core::duration;
 use crate::core::message::Message;
 use crate::core::ordering::Lane;
 use crate::expression::Content;
@@ -36,17 +37,17 @@ fn arrived(arrival: &Arrival, lines: &mut Vec<String>) {
     lines.push(format!("{} {}", request.method(), request.uri()));
     content(request.headers(), request.body(), lines);
     let answer = match &previewed.outcome {
-        Ok(Taken { rule, store, routing_key, message, answer }) => {
+        Ok(Taken { rule, store, routing_key, message, answer, reply }) => {
             let key = routing_key.as_ref().map(|key| format!(", routing key `{key}`")).unwrap_or_default();
             let name = rule.route.rsplit('/').next().unwrap_or_default();
             lines.push(format!("# IngressRoute/{name}, rule {}: into MessageStore/{store}{key}", rule.rule));
             let Content { headers, body } = Content::of(message);
             content(&headers, &body, lines);
-            answer
+            reply.map_or(Ok(answer), Err)
         }
         Err(Refused { answer, .. }) => {
             lines.push("# not stored".to_owned());
-            answer
+            Ok(answer)
         }
     };
     // Of a request that was taken, only rules that came near are worth a line.
@@ -57,9 +58,17 @@ fn arrived(arrival: &Arrival, lines: &mut Vec<String>) {
     if lines.len() > before || previewed.outcome.is_err() {
         lines.push(String::new());
     }
-    lines.push("# answer to the caller".to_owned());
-    lines.push(answer.status().to_string());
-    content(answer.headers(), answer.body(), lines);
+    match answer {
+        Ok(answer) => {
+            lines.push("# answer to the caller".to_owned());
+            lines.push(answer.status().to_string());
+            content(answer.headers(), answer.body(), lines);
+        }
+        Err(reply) => {
+            lines.push(format!("# answer to the caller: the target's, awaited for {}", duration::format(reply)));
+            lines.push(String::new());
+        }
+    }
 }
 
 fn processed(station: &Station, lines: &mut Vec<String>) {
@@ -134,8 +143,9 @@ pub(super) fn json(way: &Way) -> Value {
 fn route(arrival: &Arrival) -> Value {
     let taken = arrival.previewed.outcome.as_ref().ok();
     let answer = match &arrival.previewed.outcome {
-        Ok(taken) => &taken.answer,
-        Err(refused) => &refused.answer,
+        Ok(Taken { reply: Some(_), .. }) => None,
+        Ok(taken) => Some(&taken.answer),
+        Err(refused) => Some(&refused.answer),
     };
     json!({
         "name": taken.map(|taken| &taken.rule.route),
@@ -143,11 +153,14 @@ fn route(arrival: &Arrival) -> Value {
         "store": taken.map(|taken| &taken.store),
         "routingKey": taken.and_then(|taken| taken.routing_key.as_ref()),
         "message": taken.map(|taken| message(&taken.message)),
-        "answer": {
-            "status": answer.status().as_u16(),
-            "headers": headers(answer.headers()),
-            "body": body(answer.body()),
-        },
+        "answer": answer.map(|answer| {
+            json!({
+                "status": answer.status().as_u16(),
+                "headers": headers(answer.headers()),
+                "body": body(answer.body()),
+            })
+        }),
+        "reply": taken.and_then(|taken| taken.reply).map(duration::format),
         "error": arrival.error,
         "passedOver": arrival.passed_over,
     })

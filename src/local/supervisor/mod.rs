@@ -27,6 +27,7 @@ use super::objects::{Facts, Objects, ProcessorObject, RouteObject, StoreObject};
 use super::stores::{Key, Stores};
 use crate::api::condition::{self, Condition};
 use crate::ingress::RouteTable;
+use crate::plan::advice::Attempt;
 use crate::plan::keys::ManifestKeys;
 use crate::store::{Connection, MessageStore, StoreError};
 use crate::telemetry::metrics::Metrics;
@@ -287,7 +288,10 @@ impl Supervisor {
         }
         for (key, object) in &objects.routes {
             let address = self.address(key).map_or_else(String::new, |address| format!("http://{address}"));
-            found.push(self.with_times(key, items::route(object, &address, now)));
+            let neighbours =
+                objects.processors.values().filter(|other| other.facts.namespace == object.facts.namespace);
+            let attempts: Vec<_> = neighbours.filter_map(|other| Attempt::of_plan(&other.plan)).collect();
+            found.push(self.with_times(key, items::route(object, &address, &attempts, now)));
         }
         for (key, object) in &objects.processors {
             found.push(self.with_times(key, items::processor(object, now).await));

@@ -33,7 +33,7 @@ pub enum Environment {
     Local,
 }
 
-fn read_duration(text: &DurationText, path: &str) -> Result<Duration, Finding> {
+pub(super) fn read_duration(text: &DurationText, path: &str) -> Result<Duration, Finding> {
     duration::parse(&text.0).map_err(|error| Finding::invalid(path, error.to_string()))
 }
 

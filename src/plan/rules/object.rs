@@ -29,8 +29,6 @@ const HEADER_RESERVED: Controlled = rule("header-reserved", "spec", "remove it h
 const HEADER_VALUE: Controlled =
     rule("header-value", "spec", "it is one line without control characters; write it as such");
 const HEADER_TWICE: Controlled = rule("header-twice", "spec", "header names ignore case; keep one of them");
-/// Falls when the ingress can wait for a reply.
-const REPLY: Controlled = rule("reply", "spec.rules[].reply", "remove it");
 const OUTCOME_TWICE: Controlled = rule("outcome-twice", "spec.outcomes", "keep it in one list");
 const BROKER_NAME_LENGTH: Controlled = rule(
     "broker-name-length",
@@ -49,7 +47,6 @@ pub(super) const RULES: &[Controlled] = &[
     HEADER_RESERVED,
     HEADER_VALUE,
     HEADER_TWICE,
-    REPLY,
     OUTCOME_TWICE,
     BROKER_NAME_LENGTH,
 ];
@@ -124,9 +121,6 @@ fn check_rule(rule: &Rule, path: &str, report: &mut Report<'_>) {
     }
     if let Some(when) = &rule.when {
         report.condition(&format!("{path}.when"), when);
-    }
-    if rule.reply.is_some() {
-        report.broken(&REPLY, format!("{path}.reply"), "request-reply is not supported yet");
     }
     if let Some(key) = &rule.routing_key {
         report.template(&format!("{path}.routingKey"), key);

@@ -32,7 +32,7 @@ pub(super) const DEACTIVATIONS: TableDefinition<'_, (&str, &str), &[u8]> = Table
 pub(super) const MESSAGES: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("messages");
 
 /// The layout of all tables and records. Raised by whatever an older version would misread.
-const FORMAT: (&str, u64) = ("format", 2);
+const FORMAT: (&str, u64) = ("format", 3);
 /// Counts commits, so that a commit whose answer was an error can be looked up afterwards.
 pub(super) const COMMITS: &str = "commits";
 /// The id of the next queue.

@@ -14,6 +14,7 @@ use super::shared::{Control, Publish};
 use crate::core::deactivation::Deactivation;
 use crate::core::message::{MAX_BODY_BYTES, MAX_HEAD_BYTES, Message};
 use crate::core::topology::Topology;
+use crate::store::mailbox::Mailbox;
 use crate::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
 
 /// How long a commit may take until its outcome counts as unknown: the default of a store's `confirmTimeout`, and of
@@ -150,6 +151,20 @@ impl MessageStore for Handle {
 
     fn connection(&self) -> watch::Receiver<Connection> {
         self.inner.shared.connection.subscribe()
+    }
+
+    fn mailbox(&self) -> Option<Arc<Mailbox>> {
+        Some(self.inner.shared.mailbox.clone())
+    }
+
+    /// The caller is in this process. One of an earlier process is gone with it.
+    fn reply<'a>(&'a self, place: &'a str, answer: Arc<Message>) -> BoxFuture<'a, Result<(), PublishError>> {
+        let mailbox = &self.inner.shared.mailbox;
+        let is_here = mailbox.is_at(place);
+        if is_here {
+            mailbox.take_in(Arc::unwrap_or_clone(answer));
+        }
+        Box::pin(std::future::ready(if is_here { Ok(()) } else { Err(PublishError::Unroutable(place.to_owned())) }))
     }
 
     fn name(&self) -> &str {

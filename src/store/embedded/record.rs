@@ -5,10 +5,10 @@
 //! ```
 //!
 //! The body is not part of the head, so that it is copied once into the file's page and once out of it, whatever its
-//! size. The layout belongs to format 2 of the file; another layout needs another format number.
+//! size. The layout belongs to format 3 of the file; another layout needs another format number.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,7 @@ struct Head<'a> {
     origin: Option<OriginHead<'a>>,
     #[serde(borrow)]
     headers: Vec<(&'a str, &'a [u8])>,
+    status: Option<u16>,
     #[serde(borrow)]
     reply_to: Option<(&'a str, i128)>,
     #[serde(borrow)]
@@ -78,6 +79,7 @@ pub(super) fn encode_head(message: &Message) -> Result<Vec<u8>, BadRecord> {
             route: &origin.route,
         }),
         headers: message.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+        status: message.status.map(|status| status.as_u16()),
         reply_to: message.reply_to.as_ref().map(|reply| (reply.queue.as_str(), nanos(&reply.deadline))),
         death: message.death.as_ref().map(|death| DeathHead {
             reason: &death.reason,
@@ -129,6 +131,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, BadRecord> {
         origin: head.origin.as_ref().map(origin).transpose()?,
         headers: headers(&head.headers)?,
         body: Bytes::copy_from_slice(body),
+        status: head.status.and_then(|status| StatusCode::from_u16(status).ok()),
         reply_to: head
             .reply_to
             .map(|(queue, deadline)| Ok(ReplyTo { queue: queue.to_owned(), deadline: time(deadline)? }))
@@ -231,6 +234,7 @@ mod tests {
             origin in proptest::option::of(any_origin()),
             pairs in proptest::collection::vec(("[a-z0-9-]{1,4}", header_value()), 0..12),
             body in proptest::collection::vec(any::<u8>(), 0..300),
+            status in proptest::option::of(100_u16..1000),
             reply in proptest::option::of((".*", self::timestamp())), death in proptest::option::of(any_death()),
             entries in proptest::collection::vec((".{0,9}", proptest::collection::vec(any::<u8>(), 0..20)), 0..4),
         ) -> Message {
@@ -245,6 +249,7 @@ mod tests {
             Message {
                 id: MessageId::new(id), correlation_id, timestamp, content_type: content.0, content_encoding: content.1,
                 origin, headers, body: body.into(), death, carried,
+                status: status.map(|status| StatusCode::from_u16(status).unwrap()),
                 reply_to: reply.map(|(queue, deadline)| ReplyTo { queue, deadline }),
             }
         }

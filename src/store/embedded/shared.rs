@@ -17,6 +17,7 @@ use super::topology::Routes;
 use crate::core::deactivation::Deactivation;
 use crate::core::message::Message;
 use crate::core::topology::Topology;
+use crate::store::mailbox::Mailbox;
 use crate::store::{Connection, PublishError, StoreError};
 
 /// Publishes that may wait for the writer, and their bytes. Beyond it a publish is refused at once rather than later:
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     /// By virtual host and processor; all of them, for there is one a processor at most.
     pub(super) deactivations: Mutex<HashMap<(String, String), Deactivation>>,
     pub(super) connection: watch::Sender<Connection>,
+    pub(super) mailbox: Arc<Mailbox>,
     inbox: Mutex<Inbox>,
     pub(super) wake: Condvar,
     closed: AtomicBool,
@@ -107,12 +109,16 @@ impl Shared {
         routes: Routes,
         deactivations: HashMap<(String, String), Deactivation>,
     ) -> Self {
+        // Never the same twice: a request that an earlier process left has a caller that is gone.
+        let mailbox = Mailbox::closed("");
+        mailbox.open(&format!("amq.gen-{}", uuid::Uuid::now_v7()));
         Self {
             folder,
             database: RwLock::new(Some(database)),
             routes: RwLock::new(routes),
             deactivations: Mutex::new(deactivations),
             connection: watch::Sender::new(Connection::Up),
+            mailbox: Arc::new(mailbox),
             inbox: Mutex::default(),
             wake: Condvar::new(),
             closed: AtomicBool::new(false),

@@ -16,6 +16,7 @@ use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::claim::Claim;
 use super::session::{Epoch, RPC_TIMEOUT, not_connected};
 use super::topology::{self, name, rpc};
 use super::wire;
@@ -45,8 +46,8 @@ pub(super) struct RabbitConsumer {
     given_back: bool,
     /// What came while the consumer was being attached.
     first: Option<Came>,
-    /// No other consumer may be attached.
-    alone: bool,
+    /// No other consumer may be attached, nor anybody else hold messages of the queue.
+    alone: Option<Claim>,
     queue: String,
 }
 
@@ -69,14 +70,18 @@ pub(super) async fn attach(
     prefetch: u16,
     alone: bool,
 ) -> Result<RabbitConsumer, StoreError> {
-    if alone {
-        await_no_consumer(&epoch, queue).await?;
+    if !alone {
+        return consume(epoch, queue, prefetch).await;
     }
-    let consumer = consume(epoch, queue, prefetch, alone).await?;
-    if alone { only(consumer).await } else { Ok(consumer) }
+    // Looked at first: what shows to everybody needs no refusal by the broker, which costs a channel.
+    await_no_consumer(&epoch, queue).await?;
+    let claim = Claim::take(&epoch, queue).await?;
+    let mut consumer = consume(epoch, queue, prefetch).await?;
+    consumer.alone = Some(claim);
+    only(consumer).await
 }
 
-async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16, alone: bool) -> Result<RabbitConsumer, StoreError> {
+async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<RabbitConsumer, StoreError> {
     let channel = epoch.channel().await?;
     rpc(&epoch, channel.basic_qos(prefetch.max(1), BasicQosOptions::default())).await?;
     let consuming = channel.basic_consume(
@@ -98,7 +103,7 @@ async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16, alone: bool) -> 
         highest: 0,
         stopped: false,
         first: None,
-        alone,
+        alone: None,
         given_back: false,
         queue: queue.to_owned(),
     })
@@ -258,8 +263,14 @@ impl Consumer for RabbitConsumer {
             if self.acks.send(Ack::Flush(done)).await.is_ok() {
                 let _ = timeout(RPC_TIMEOUT, flushed).await;
             }
-            rpc(&self.epoch, self.channel.close(200, "given back".into())).await?;
-            if self.alone { await_no_consumer(&self.epoch, &self.queue).await } else { Ok(()) }
+            let closed = rpc(&self.epoch, self.channel.close(200, "given back".into())).await;
+            let Some(claim) = self.alone.take() else { return closed };
+            let left = match closed {
+                Ok(()) => await_no_consumer(&self.epoch, &self.queue).await,
+                Err(error) => Err(error),
+            };
+            claim.release().await;
+            left
         })
     }
 }
@@ -270,10 +281,12 @@ impl Drop for RabbitConsumer {
         if self.given_back || self.epoch.is_over() {
             return;
         }
-        let channel = self.channel.clone();
+        let (channel, claim) = (self.channel.clone(), self.alone.take());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = timeout(RPC_TIMEOUT, channel.close(200, "dropped".into())).await;
+                // After the messages are back.
+                drop(claim);
             });
         }
     }

@@ -17,7 +17,11 @@ use super::{Broker, consume, deactivation, topology};
 use crate::core::deactivation::Deactivation;
 use crate::core::message::{Message, MessageId};
 use crate::core::topology::{Consumers, Management, Queue, QueueKind, Topology};
+use crate::store::mailbox::Mailbox;
 use crate::store::{BoxFuture, Connection, Consumer, Depth, MessageStore, PublishError, StoreError};
+
+/// Between two looks at what publishes fail on.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A store on a [`Broker`].
 pub(super) struct RabbitStore {
@@ -123,6 +127,8 @@ impl RabbitStore {
         let (again, looking) = (self.again(), self.looking.clone());
         tokio::spawn(async move {
             again.look_again().await;
+            // What goes on failing is not looked at with every publish.
+            tokio::time::sleep(LOOK_AGAIN).await;
             looking.store(false, Ordering::Release);
         });
     }
@@ -233,6 +239,17 @@ impl MessageStore for RabbitStore {
 
     fn connection(&self) -> watch::Receiver<Connection> {
         self.kept.connection.clone()
+    }
+
+    fn mailbox(&self) -> Option<Arc<Mailbox>> {
+        Some(self.broker.mailbox())
+    }
+
+    fn reply<'a>(&'a self, place: &'a str, answer: Arc<Message>) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(async move {
+            let place = ShortString::try_new(place).map_err(|_| PublishError::Unroutable(place.to_owned()))?;
+            self.publisher.publish(answer, ShortString::default(), place, self.confirm_timeout).await
+        })
     }
 
     fn is_shared(&self) -> bool {

@@ -3,11 +3,13 @@
 //! Two connections a broker: one publishes, one consumes, declares and looks. An alarm blocks the first and never the
 //! second, so what is delivered is acknowledged while nothing new is accepted. Who may do what with a channel, and
 //! what each answer of the broker means, is written in the modules: [`session`] keeps a connection up, `keeper`
-//! a store's topology (by `topology`), `publish` owns the confirms, `consume` the deliveries, `handle` is what a store's
-//! users hold. `wire` is the format, `intake` what of a broker's bytes reaches the client library, over `transport`.
+//! a store's topology (by `topology`), `publish` owns the confirms, `consume` the deliveries (alone, with a `claim`), `replies` the answers to
+//! callers, `handle` is what a store's users hold. `wire` is the format, `intake` what of a broker's bytes reaches the
+//! client library, over `transport`.
 
 mod address;
 mod bindings;
+mod claim;
 mod consume;
 mod deactivation;
 mod fault;
@@ -16,6 +18,7 @@ mod intake;
 mod keeper;
 mod publish;
 mod removal;
+mod replies;
 mod session;
 mod suspects;
 mod tls;
@@ -26,7 +29,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -40,6 +43,7 @@ use self::keeper::Keepers;
 use self::session::Session;
 use crate::core::topology::{QueueKind, Topology};
 use crate::store::MessageStore;
+use crate::store::mailbox::Mailbox;
 
 /// A quorum queue that was just made is not yet safe on a single node: killed within a second, the broker comes back
 /// with the queue empty, confirmed messages included. Measured: lost at 0.2 s, kept at 1.5 s.
@@ -56,6 +60,8 @@ struct Shared {
     settled: Mutex<HashMap<String, Option<Instant>>>,
     bindings: Mutex<Bindings>,
     keepers: Keepers,
+    /// Started by the first who wants it.
+    mailbox: OnceLock<Arc<Mailbox>>,
 }
 
 /// A [`Broker`] for as long as somebody else uses it.
@@ -91,6 +97,7 @@ impl Broker {
             settled: Mutex::default(),
             bindings: Mutex::default(),
             keepers: Keepers::default(),
+            mailbox: OnceLock::new(),
         }))
     }
 
@@ -146,6 +153,11 @@ impl Broker {
         if kind == QueueKind::Quorum {
             self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), None);
         }
+    }
+
+    /// Where callers of this process wait for answers over this broker.
+    fn mailbox(&self) -> Arc<Mailbox> {
+        self.0.mailbox.get_or_init(|| replies::start(self.0.consuming.state())).clone()
     }
 
     fn bindings(&self) -> MutexGuard<'_, Bindings> {

@@ -6,8 +6,8 @@
 //! connections, but not our accounting of who was told what.)
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::{Address, AddressError, Tls};
+use super::claim::Claims;
 use super::intake::Ledger;
 use super::{fault, tls, transport};
 use crate::core::retry::Backoff;
@@ -78,6 +79,7 @@ pub(super) struct Epoch {
     pub(super) ledger: Arc<Ledger>,
     /// A channel for questions, kept while its answers are good: the broker closes it with every refusal.
     asking: tokio::sync::Mutex<Option<Channel>>,
+    claims: Mutex<Claims>,
 }
 
 impl fmt::Debug for Epoch {
@@ -127,6 +129,11 @@ impl Epoch {
                 Ok(Err(StoreError::NotConnected("the broker did not answer in time".to_owned())))
             }
         }
+    }
+
+    /// See [`Claims`].
+    pub(super) fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends this epoch: something on it did not answer, so nothing on it can be trusted to.
@@ -256,11 +263,18 @@ impl Supervisor {
         let mut events = Box::pin(connection.events_listener());
         let failed = CancellationToken::new();
         let number = EPOCHS.fetch_add(1, Ordering::Relaxed);
-        let asking = tokio::sync::Mutex::default();
+        let (asking, claims) = (tokio::sync::Mutex::default(), Mutex::default());
         let ended = socket.clone();
         let failing = failed.clone();
-        let epoch =
-            Arc::new(Epoch { number, connection, _socket: socket.drop_guard(), failed: failing, ledger, asking });
+        let epoch = Arc::new(Epoch {
+            number,
+            connection,
+            _socket: socket.drop_guard(),
+            failed: failing,
+            ledger,
+            asking,
+            claims,
+        });
         tracing::info!(session = %self.name, epoch = number, "connected to the broker");
         self.state.send_replace(State::Up(epoch.clone()));
         let mut check = tokio::time::interval(STATUS_CHECK);

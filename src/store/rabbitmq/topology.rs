@@ -175,7 +175,7 @@ pub(super) async fn rpc<T>(epoch: &Epoch, call: impl Future<Output = lapin::Resu
 }
 
 /// What the broker said, by the code of its reply.
-fn reply(error: &lapin::Error) -> StoreError {
+pub(super) fn reply(error: &lapin::Error) -> StoreError {
     use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
     let lapin::ErrorKind::ProtocolError(amqp) = error.kind() else { return not_connected(error) };
     let text = amqp.get_message().to_string();

@@ -74,6 +74,8 @@ struct Blocked {
 struct Waiter {
     id: MessageId,
     routing_key: ShortString,
+    /// Several queues may have been meant.
+    by_exchange: bool,
     /// Of its body.
     bytes: usize,
     /// `None` once the caller was told that nobody knows.
@@ -257,7 +259,10 @@ impl<'a> Window<'a> {
         self.next += 1;
         let (id, bytes, done) = (message.id.clone(), message.body.len(), Some(done));
         self.bytes += bytes;
-        self.waiters.insert(key, Waiter { id, routing_key: routing_key.clone(), bytes, done });
+        self.waiters.insert(
+            key,
+            Waiter { id, routing_key: routing_key.clone(), by_exchange: !exchange.as_str().is_empty(), bytes, done },
+        );
         self.epoch.ledger.publishes(self.channel.id());
         let channel = self.channel.clone();
         let mut confirmed = async move {
@@ -351,6 +356,10 @@ impl<'a> Window<'a> {
                 Err(PublishError::Unroutable(waiter.routing_key.as_str().to_owned()))
             }
             Confirmation::Ack(_) => Ok(()),
+            // One word for all queues: those with room may have it.
+            Confirmation::Nack(_) if waiter.by_exchange => Err(PublishError::Unknown(
+                "a queue behind the exchange is full; others may have the message".to_owned(),
+            )),
             Confirmation::Nack(_) => Err(PublishError::Refused("the queue is full".to_owned())),
             Confirmation::NotRequested => Err(PublishError::Unknown("the broker confirms nothing".to_owned())),
         };

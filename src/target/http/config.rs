@@ -15,8 +15,10 @@ pub struct HttpTargetConfig {
     pub connect_timeout: Duration,
     /// For one attempt up to the complete response head, and again for its body.
     pub timeout: Duration,
-    /// Bytes of an answer's body that are kept; a longer one is unusable. `None`: nobody wants it.
-    pub max_body: Option<usize>,
+    /// Whether the bodies of all answers are wanted, or of those only that a caller waits for.
+    pub reads_bodies: bool,
+    /// Bytes of an answer's body that are kept; a longer one is unusable.
+    pub max_body: usize,
     /// Idle connections that are kept: the attempts that can be in flight at once.
     pub max_idle: usize,
     /// Whether loopback addresses are refused, as in a cluster.
@@ -34,7 +36,8 @@ impl HttpTargetConfig {
             url: url.into(),
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(30),
-            max_body: None,
+            reads_bodies: false,
+            max_body: 1 << 20,
             max_idle: 1,
             refuse_loopback: false,
             tls: TlsMaterial::default(),

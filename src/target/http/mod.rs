@@ -78,7 +78,8 @@ pub struct HttpTarget {
     connector: Connector,
     pool: Arc<Pool>,
     timeout: Duration,
-    max_body: Option<usize>,
+    reads_bodies: bool,
+    max_body: usize,
 }
 
 impl std::fmt::Debug for HttpTarget {
@@ -96,6 +97,7 @@ impl HttpTarget {
             connector: Connector::new(&url, config)?,
             pool: Pool::new(pool::Limits::for_attempts(config.max_idle)),
             timeout: config.timeout,
+            reads_bodies: config.reads_bodies,
             max_body: config.max_body,
         })
     }
@@ -107,6 +109,7 @@ impl HttpTarget {
 
     async fn attempt(&self, attempt: Attempt) -> Answer {
         let started = Instant::now();
+        let wanted = (self.reads_bodies || attempt.message.reply_to.is_some()).then_some(self.max_body);
         let request = match self.requests.build(attempt) {
             Ok(request) => request,
             Err(impossible) => return failed(Outcome::Invalid(impossible), false, started),
@@ -116,7 +119,7 @@ impl HttpTarget {
         if let Some(mut reused) = self.pool.take() {
             let sending = Instant::now();
             match reused.exchange(request.clone(), sending + self.timeout).await {
-                Exchanged::Head(head) => return self.answer(reused, head, false, started).await,
+                Exchanged::Head(head) => return self.answer(reused, head, wanted, false, started).await,
                 Exchanged::Failed(outcome) => return failed(outcome, false, started),
                 Exchanged::ClosedBeforeAnswer { sent, .. } => {
                     repeated = sent;
@@ -129,7 +132,7 @@ impl HttpTarget {
             Err(outcome) => return failed(outcome, repeated, started),
         };
         match fresh.exchange(request, Instant::now() + time_left).await {
-            Exchanged::Head(head) => self.answer(fresh, head, repeated, started).await,
+            Exchanged::Head(head) => self.answer(fresh, head, wanted, repeated, started).await,
             Exchanged::Failed(outcome) | Exchanged::ClosedBeforeAnswer { outcome, .. } => {
                 failed(outcome, repeated, started)
             }
@@ -137,9 +140,16 @@ impl HttpTarget {
     }
 
     /// The head has decided. What happens from here on can only cost the body and the connection.
-    async fn answer(&self, mut connection: Connection, head: Head, repeated: bool, started: Instant) -> Answer {
+    async fn answer(
+        &self,
+        mut connection: Connection,
+        head: Head,
+        wanted: Option<usize>,
+        repeated: bool,
+        started: Instant,
+    ) -> Answer {
         let elapsed = started.elapsed();
-        let body = match self.max_body {
+        let body = match wanted {
             Some(limit) => connection.read_body(head.body, limit, self.timeout).await,
             None if connection.drain(head.body, DRAIN_BYTES, DRAIN_TIME).await => AnswerBody::None,
             None => AnswerBody::Unusable("not read"),
@@ -148,7 +158,7 @@ impl HttpTarget {
         if intact && connection.is_reusable().await {
             self.pool.put(connection);
         }
-        let body = if self.max_body.is_none() { AnswerBody::None } else { body };
+        let body = if wanted.is_none() { AnswerBody::None } else { body };
         Answer { outcome: Outcome::Response { status: head.status, headers: head.headers }, body, repeated, elapsed }
     }
 }

@@ -34,6 +34,7 @@ const METHOD: &str = "x-stagepost-method";
 const PATH: &str = "x-stagepost-path";
 const QUERY: &str = "x-stagepost-query";
 const ROUTE: &str = "x-stagepost-route";
+const STATUS: &str = "x-stagepost-status";
 const DEADLINE: &str = "x-stagepost-deadline";
 const CONTENT_TYPE_BYTES: &str = "x-stagepost-content-type";
 const CONTENT_ENCODING_BYTES: &str = "x-stagepost-content-encoding";

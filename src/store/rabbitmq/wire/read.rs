@@ -1,13 +1,14 @@
 //! From the wire: the message that a delivery carries, and where it lay.
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::{
     CONTENT_ENCODING_BYTES, CONTENT_TYPE_BYTES, DEADLINE, DEATH, HTTP, METHOD, ORIGINAL, OURS, PATH, QUERY, ROUTE,
-    append, encoded, entry, get, get_text, http_name, http_values, integer, is_the_brokers, long, text, value_bytes,
+    STATUS, append, encoded, entry, get, get_text, http_name, http_values, integer, is_the_brokers, long, text,
+    value_bytes,
 };
 use crate::core::message::{Carried, Death, Message, MessageId, Origin, ReplyTo};
 
@@ -54,6 +55,7 @@ pub(in crate::store::rabbitmq) fn message(
         origin: origin(table),
         headers,
         body: body.into(),
+        status: status(table),
         reply_to,
         death: death(table),
         carried,
@@ -138,6 +140,10 @@ fn origin(table: &FieldTable) -> Option<Origin> {
         query: get_text(table, QUERY),
         route: get_text(table, ROUTE)?,
     })
+}
+
+fn status(table: &FieldTable) -> Option<StatusCode> {
+    StatusCode::from_u16(u16::try_from(integer(get(table, STATUS)?)?).ok()?).ok()
 }
 
 fn reply_to(properties: &BasicProperties, table: &FieldTable) -> Option<ReplyTo> {

@@ -7,7 +7,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
 
 use super::{
     CONTENT_ENCODING_BYTES, CONTENT_TYPE_BYTES, DEADLINE, DEATH, HTTP, MAX_HEADER_BYTES, METHOD, ORIGINAL, PATH, QUERY,
-    ROUTE, WireError, append, decoded, encoded, entry, http_name, http_values, insert, long, text, value_bytes,
+    ROUTE, STATUS, WireError, append, decoded, encoded, entry, http_name, http_values, insert, long, text, value_bytes,
 };
 use crate::core::message::{Death, Message, Origin};
 
@@ -45,6 +45,9 @@ pub(in crate::store::rabbitmq) fn properties(
         properties = write_content(properties, &mut table, message);
         if let Some(origin) = &message.origin {
             write_origin(&mut table, origin);
+        }
+        if let Some(status) = message.status {
+            insert(&mut table, STATUS, AMQPValue::LongLongInt(i64::from(status.as_u16())));
         }
         properties = write_reply_to(properties, &mut table, message, now)?;
     }
