@@ -4,7 +4,7 @@
 test: ## format, lints, every test, a minute of fuzzing; ends with a count
 	tests/all.sh
 
-test-all: ## the same, with everything on every supported version of RabbitMQ
+test-all: ## the same, with everything on every supported version of RabbitMQ, and with the largest numbers
 	FULL=1 tests/all.sh
 
 soak: ## 15 minutes at 500 messages a second, the broker killed every minute, the worker every two

@@ -10,12 +10,13 @@
 #   left out).
 # CLUSTER: 1 (default): the operator is tried on a Kubernetes, on that of KUBECONFIG if it is set, else on one of our own
 #   (see tests/cluster/README.md); 0: not.
-# FULL=1: everything on every version.
+# FULL=1: everything on every version, and the largest numbers where a test has some.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 fuzz_seconds=${FUZZ_SECONDS:-60}
 soak_seconds=${SOAK_SECONDS:-120}
 unset SOAK_SECONDS
+[ -z "${FULL-}" ] || export STAGEPOST_TEST_FULL=1
 cluster=${CLUSTER:-1}
 read -ra versions <<<"${RABBITMQ-4.0 3.10 4.3}"
 log=$(mktemp)

@@ -111,6 +111,10 @@ pub(super) fn dead_letter(
                 return Done::DeadLettered { delivery, stored: true };
             };
             failures = failures.saturating_add(1);
+            if matches!(error, PublishError::Unknown(_)) {
+                // It is stored again, and may then be there twice.
+                processor.shared.metrics.dead_letter_again.inc();
+            }
             if waiting.is_none() {
                 waiting = Some(processor.shared.waits(Waiting::DeadLetterStore));
                 tracing::warn!(

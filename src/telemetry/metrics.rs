@@ -253,6 +253,7 @@ impl Metrics {
             in_flight: of.in_flight.of(one),
             stale_keep_alive: of.possible_duplicates.of([("processor", name), ("cause", "stale_keep_alive")]),
             redelivered: of.possible_duplicates.of([("processor", name), ("cause", "redelivered")]),
+            dead_letter_again: of.possible_duplicates.of([("processor", name), ("cause", "dead_letter")]),
             oldest_taken_age: of.oldest_taken_age.of(one),
             dead_letters: of.dead_letters.of(one),
             responses_lost: of.responses_lost.of(one),
@@ -391,6 +392,8 @@ pub struct ProcessorMetrics {
     pub stale_keep_alive: Counter,
     /// Attempts on messages that somebody who is gone had in his hands, and may have delivered.
     pub redelivered: Counter,
+    /// A dead letter was stored again, because it was not known whether it had been.
+    pub dead_letter_again: Counter,
     /// Seconds.
     pub oldest_taken_age: Gauge,
     /// Messages in the dead letter store.

@@ -10,7 +10,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProper
 
 use futures_util::StreamExt as _;
 
-use super::common::{Share, shared};
+use super::common::{Share, broker, say, shared};
 use crate::rabbitmq;
 use crate::support::{millis, seconds};
 
@@ -161,6 +161,49 @@ async fn without_a_delivery_limit_a_returned_message_loses_its_place_or_is_dropp
             taking.close(200, "gone".into()).await.unwrap();
         }
         assert_eq!(take_all(&connection, "q").await, ["1", "2"], "it is dropped");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_limit_of_minus_one_drops_or_moves_what_is_returned() {
+    let Some((_share, connection, channel)) = open().await else { return };
+    declare(&channel, "q", quorum(&[("x-delivery-limit", AMQPValue::LongInt(-1))])).await.unwrap();
+    publish_numbers(&channel, "q", 3).await;
+    return_head(&connection, "q", 1).await;
+    let left = take_all(&connection, "q").await;
+    if version() < (4, 0) {
+        assert!(left.is_empty(), "dropped at the first return, the next ones as their channel ends: {left:?}");
+    } else if version() < (4, 3) {
+        assert_eq!(left.len(), 3);
+        assert!(!left.is_sorted(), "it has lost its place: {left:?}");
+    } else {
+        assert_eq!(left, ["0", "1", "2"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quorum_queue_keeps_what_it_confirmed_two_seconds_after_it_was_made_and_perhaps_not_before() {
+    let Some(mut rabbit) = tokio::task::spawn_blocking(|| broker("")).await.unwrap() else { return };
+    for (name, age) in [("settled", seconds(2)), ("young", millis(0))] {
+        let connection = Connection::connect(&rabbit.uri(), ConnectionProperties::default()).await.unwrap();
+        let channel = channel(&connection).await;
+        declare(&channel, name, quorum(&[])).await.unwrap();
+        tokio::time::sleep(age).await;
+        publish_numbers(&channel, name, 10).await;
+        rabbit = tokio::task::spawn_blocking(move || {
+            rabbit.kill();
+            rabbit.run();
+            rabbit
+        })
+        .await
+        .unwrap();
+        let connection = Connection::connect(&rabbit.uri(), ConnectionProperties::default()).await.unwrap();
+        // A queue that did not come back whole may refuse its first consumer, after a minute.
+        let taking = tokio::spawn(async move { take_all(&connection, name).await });
+        let kept = tokio::time::timeout(seconds(10), taking).await.map(Result::unwrap_or_default).unwrap_or_default();
+        say(&format!("a quorum queue made {age:?} before: {} of 10 survive a kill of the broker", kept.len()));
+        let expected: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+        assert!(name == "young" || kept == expected, "{kept:?}");
     }
 }
 

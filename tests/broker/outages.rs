@@ -10,7 +10,7 @@ use super::common::{
 };
 use super::proxy::{Proxy, Way, Which};
 use super::traffic::Traffic;
-use crate::support::{Random, Recorder, Reply, Setup, Stagepost, eventually, manifest, millis, seconds};
+use crate::support::{Random, Recorder, Reply, Setup, Stagepost, eventually, is_full, manifest, millis, seconds};
 
 /// The confirm's 5 s, and what a busy machine adds.
 const NO_CONFIRM: std::time::Duration = seconds(8);
@@ -22,7 +22,9 @@ fn a1_a_broker_that_is_killed_again_and_again_at_load_loses_nothing_that_was_pro
     let target = Recorder::start();
     let run = start(&broker.uri(), &line(&target, QUORUM, PER_SENDER));
     let pid = run.pid();
-    let mut traffic = Traffic::start(&run, 8, millis(4));
+    // As many as it takes, one after the other from each.
+    let (senders, pace) = if is_full() { (64, millis(0)) } else { (8, millis(4)) };
+    let mut traffic = Traffic::start(&run, senders, pace);
     let mut faults = Vec::new();
     for round in 1..=3 {
         std::thread::sleep(millis(random.between(500, 2500)));
@@ -75,7 +77,8 @@ fn a3_a_broker_that_falls_asleep_credits_nobody_with_what_it_confirms_when_it_wa
     let run = start(&broker.uri(), &line(&target, QUORUM, PER_SENDER));
     let mut traffic = Traffic::start(&run, 8, millis(20));
     let mut faults = Vec::new();
-    for pause in [6, 32] {
+    let longest = if is_full() { 120 } else { 32 };
+    for pause in [6, longest] {
         std::thread::sleep(seconds(1));
         let at = Instant::now();
         broker.pause(true);

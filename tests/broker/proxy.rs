@@ -87,12 +87,6 @@ impl Proxy {
             let _ = link.shutdown(Shutdown::Both);
         }
     }
-
-    /// A handle that can fall silent from another thread.
-    pub(crate) fn hush(&self, which: Which, way: Way) -> impl Fn() + Send + Sync + 'static {
-        let shared = self.shared.clone();
-        move || shared.silent.lock().unwrap().push((which, way))
-    }
 }
 
 impl Drop for Proxy {

@@ -112,17 +112,6 @@ impl Connection {
             }
         }
     }
-
-    /// Limits the wait for an answer.
-    pub fn patience(&self, within: Duration) {
-        let _ = self.stream.get_ref().set_read_timeout(Some(within));
-    }
-
-    /// Whether the other side has closed, waiting at most this long.
-    pub fn closed_within(&mut self, within: Duration) -> bool {
-        self.patience(within);
-        matches!(self.stream.fill_buf(), Ok(bytes) if bytes.is_empty())
-    }
 }
 
 /// One request on a connection of its own.

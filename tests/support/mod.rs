@@ -82,6 +82,11 @@ impl Random {
     }
 }
 
+/// Whether the largest numbers are asked for (`make test-all`): minutes instead of seconds.
+pub fn is_full() -> bool {
+    std::env::var_os("STAGEPOST_TEST_FULL").is_some()
+}
+
 static MACHINE: RwLock<()> = RwLock::new(());
 
 /// For a test that may run beside others. None that wants the machine [`alone`] runs as long as this is held.

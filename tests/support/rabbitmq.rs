@@ -246,11 +246,6 @@ impl Rabbit {
         })
     }
 
-    /// The node's name, as other nodes and `rabbitmqctl` know it.
-    pub(crate) fn node(&self) -> &str {
-        &self.node
-    }
-
     /// A virtual host of one test's own, with all rights for guest. Returns its URI.
     pub(crate) fn virtual_host(&self, name: &str) -> String {
         self.ctl(&["add_vhost", name]);
@@ -429,14 +424,7 @@ impl Cluster {
 
     /// `amqp://` with the addresses of all nodes, the first one first.
     pub(crate) fn uri(&self) -> String {
-        self.uri_from(0)
-    }
-
-    /// The same, beginning with another node: the one that is connected to while it is there.
-    pub(crate) fn uri_from(&self, first: usize) -> String {
-        let count = self.nodes.len();
-        let hosts: Vec<String> =
-            (0..count).map(|index| format!("127.0.0.1:{}", self.nodes[(first + index) % count].port)).collect();
+        let hosts: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         format!("amqp://guest:guest@{}/{}", hosts.join(","), self.virtual_host)
     }
 

@@ -1,16 +1,18 @@
 //! Keeps a store's topology declared: on every connection, and again when it was deleted under us.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::session::State;
-use super::{Broker, topology};
+use super::{AFTER_PANIC, Broker, topology};
 use crate::core::retry::Backoff;
 use crate::core::topology::{QueueKind, Topology};
 use crate::store::{Connection, StoreError};
@@ -66,11 +68,16 @@ impl Keeper {
             redeclare: redeclare.clone(),
             stop: stop.clone(),
         };
-        tokio::spawn(keeper.run());
+        tokio::spawn(async move {
+            // Others rely on it: after a panic, which is a bug and logged as one, it begins anew.
+            while AssertUnwindSafe(keeper.run()).catch_unwind().await.is_err() {
+                tokio::time::sleep(AFTER_PANIC).await;
+            }
+        });
         Kept { declaration, connection, redeclare, _stop: stop.drop_guard() }
     }
 
-    async fn run(self) {
+    async fn run(&self) {
         let mut consuming = self.broker.0.consuming.state();
         let mut publishing = self.broker.0.publishing.state();
         let mut failures = 0;

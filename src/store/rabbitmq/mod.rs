@@ -49,6 +49,9 @@ use crate::store::mailbox::Mailbox;
 /// with the queue empty, confirmed messages included. Measured: lost at 0.2 s, kept at 1.5 s.
 const QUORUM_SETTLES: Duration = Duration::from_secs(2);
 
+/// Before what panicked begins anew.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+
 /// One broker and virtual host, with its two connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker(Arc<Shared>);

@@ -6,11 +6,12 @@
 //! connections, but not our accounting of who was told what.)
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, ConnectionProperties, Event};
 use tokio::sync::watch;
@@ -20,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::address::{Address, AddressError, Tls};
 use super::claim::Claims;
 use super::intake::Ledger;
-use super::{fault, tls, transport};
+use super::{AFTER_PANIC, fault, tls, transport};
 use crate::core::retry::Backoff;
 use crate::store::{Fault, StoreError};
 
@@ -167,7 +168,12 @@ impl Session {
         let stop = CancellationToken::new();
         let refresh = Arc::new(tokio::sync::Notify::new());
         let supervisor = Supervisor { name, address, state: sender, refresh: refresh.clone(), stop: stop.clone() };
-        tokio::spawn(supervisor.run());
+        tokio::spawn(async move {
+            // Others rely on it: after a panic, which is a bug and logged as one, it begins anew.
+            while AssertUnwindSafe(supervisor.run()).catch_unwind().await.is_err() {
+                tokio::time::sleep(AFTER_PANIC).await;
+            }
+        });
         Self { state, refresh, _stop: stop.drop_guard() }
     }
 
@@ -202,7 +208,7 @@ struct Supervisor {
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 impl Supervisor {
-    async fn run(self) {
+    async fn run(&self) {
         let (mut failures, mut hangups) = (0_u32, 0_u32);
         let mut said: Option<StoreError> = None;
         loop {
@@ -266,6 +272,8 @@ impl Supervisor {
         let (asking, claims) = (tokio::sync::Mutex::default(), Mutex::default());
         let ended = socket.clone();
         let failing = failed.clone();
+        // However this ends.
+        let _over = failed.clone().drop_guard();
         let epoch = Arc::new(Epoch {
             number,
             connection,
