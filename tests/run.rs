@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod run {
+    mod render;
+}
 mod support;
 
 use serde_json::Value;
@@ -371,6 +374,12 @@ fn definitions_and_completions_are_printed() {
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 3);
     let printed = process::run(&["crds"]).stdout;
     assert_eq!(printed.matches("kind: CustomResourceDefinition").count(), 3);
-    let done = process::run(&["completions", "bash"]);
-    assert!(done.code == 0 && done.stdout.contains("stagepost"), "{}", done.stderr);
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let done = process::run(&["completions", shell]);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        for command in ["run", "check", "render", "sink", "status", "reactivate"] {
+            assert!(done.stdout.contains(command), "{shell}: {command}");
+        }
+        assert!(done.stdout.contains("object"), "{shell} does not know the flags of render");
+    }
 }

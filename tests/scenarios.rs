@@ -19,5 +19,6 @@ mod scenarios {
     mod retry;
     mod start;
     mod suspension;
+    mod transforms;
     mod unchanged;
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod controller;
 mod crds;
 mod remote;
+mod render;
 mod run;
 mod start;
 mod table;
@@ -44,6 +45,8 @@ enum Command {
     Check(check::Args),
     /// The operator: looks after the objects of a cluster
     Controller(controller::Args),
+    /// Show what the objects make of a message: rule, transforms, routing key, answer, request to the target
+    Render(render::Args),
     /// A recording HTTP target, for trying things out and for tests
     Sink(SinkArgs),
     /// The state of the objects of a local run, or of a cluster
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Render(args) => render::run(&args),
         Command::Sink(args) => run::sink(args),
         Command::Status(args) => remote::status(&args),
         Command::Reactivate(args) => remote::reactivate(&args),

@@ -91,12 +91,14 @@ impl CompileError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
     /// A name was undefined.
-    #[error("{}`{name}` is undefined; give it a value by default() or test it by `is defined`", place(.at.as_ref()))]
+    #[error("{}`{name}` is undefined{why}; give it a value by default() or test it by `is defined`", place(.at.as_ref()))]
     Undefined {
         /// Where.
         at: Option<Position>,
         /// The expression that met it.
         name: String,
+        /// Empty, or what the message has to do with it.
+        why: &'static str,
     },
     /// It took too much time or memory.
     #[error("{}{what}; simplify the template or send a smaller message", place(.at.as_ref()))]
@@ -121,18 +123,23 @@ fn place(at: Option<&Position>) -> String {
 }
 
 impl EvalError {
-    /// An error of the engine; `origin` finds the place in the user's text.
-    pub(super) fn of_engine(
-        error: &minijinja::Error,
-        source: &str,
-        origin: impl FnOnce(&std::ops::Range<usize>) -> Option<std::ops::Range<usize>>,
-    ) -> Self {
-        let place = error.range().and_then(|range| origin(&range));
+    /// The same, of a message whose body no expression can read.
+    pub(super) fn without_body(mut self) -> Self {
+        if let Self::Undefined { name, why, .. } = &mut self
+            && name.contains("body")
+        {
+            *why = " (the message's body is not UTF-8 text)";
+        }
+        self
+    }
+
+    /// An error of the engine, at a place in the user's text.
+    pub(super) fn of_engine(error: &minijinja::Error, source: &str, place: Option<std::ops::Range<usize>>) -> Self {
         let at = place.as_ref().map(|place| Position::of(source, place.start));
         match error.kind() {
             ErrorKind::UndefinedError => {
                 let name = place.and_then(|place| source.get(place)).unwrap_or("a name");
-                Self::Undefined { at, name: excerpt(name) }
+                Self::Undefined { at, name: excerpt(name), why: "" }
             }
             ErrorKind::OutOfFuel => {
                 let what = error.detail().unwrap_or("it takes too many steps").to_owned();

@@ -69,6 +69,22 @@ fn what_passes_through_keeps_its_text() {
 }
 
 #[test]
+fn one_field_is_changed_and_the_others_keep_their_texts_and_their_order() {
+    let body = r#"{"z":1.10,"id":12345678901234567890123,"a":1e400,"n":-0,"max":18446744073709551615,"fee":1,"m":9007199254740993,"d":0.10000000000000000001,"o":{"y":1.0,"x":[-0.0, 1E5]}}"#;
+    assert_eq!(
+        render("{{ body | combine({'fee': 7000}) | tojson }}", body),
+        Ok(body.replace("\"fee\":1,", "\"fee\":7000,"))
+    );
+    assert_eq!(
+        render("{{ body | combine({'new': 1}) | tojson }}", body),
+        Ok(format!("{},\"new\":1}}", body.strip_suffix('}').unwrap()))
+    );
+    let nested = "{{ body | combine({'o': body.o | combine({'y': 2})}) | tojson }}";
+    assert_eq!(render(nested, body), Ok(body.replace("\"y\":1.0", "\"y\":2")));
+    assert!(render("{{ body | combine([1]) }}", body).unwrap_err().contains("a list is not a mapping"));
+}
+
+#[test]
 fn numbers_calculate_and_compare_by_value() {
     for (template, expected) in [
         ("{{ body.amount * 2 }}", "2.2"),
@@ -205,9 +221,18 @@ fn filters_do_what_their_names_say() {
         ("{{ ['a', 'b'] | map('upper') | join }} {{ {'b': 1, 'a': 2} | dictsort | first | first }}", "AB a"),
         ("{{ 'a\nb' | indent(2) }} {{ 'abcdef' | truncate(4, '.') }} {{ 'a b' | wordcount }}", "a\n  b abc. 2"),
         ("{{ 'abc'[1] }}{{ 'abc'[-1] }}{{ 'abcdef'[1:4] }}{{ 'abc'[::-1] }}{{ 'é' * 2 }}", "bcbcdcbaéé"),
+        ("{{ {'a': 1, 'b': 2} | combine({'a': 3, 'c': 4}, {'b': 5}) }}", r#"{"a":3,"b":5,"c":4}"#),
         ("{{ 'x' if body.n > 2 else 'y' }} {{ 'a' ~ 1 ~ none ~ true }}", "x a1nulltrue"),
     ] {
         assert_eq!(render(template, ORDER).as_deref(), Ok(expected), "{template}");
+    }
+}
+
+#[test]
+fn every_filter_and_test_is_documented() {
+    let page = include_str!("../../docs/expressions.md");
+    for name in filters::NAMES.iter().chain(&predicates::NAMES) {
+        assert!(page.contains(&format!("`{name}`")), "docs/expressions.md does not name `{name}`");
     }
 }
 

@@ -23,18 +23,32 @@ pub(super) const ITEM: usize = 80;
 thread_local! {
     /// What is left for the evaluation that runs on this thread. Outside of one there is no bound: error texts.
     static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+    /// Whether the output of the evaluation that runs on this thread is cut off already.
+    static OVERFLOWED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs one evaluation with a budget of its own.
 pub(super) fn within_budget<R>(evaluation: impl FnOnce() -> R) -> R {
-    struct Restore(usize);
+    struct Restore(usize, bool);
     impl Drop for Restore {
         fn drop(&mut self) {
             LEFT.set(self.0);
+            OVERFLOWED.set(self.1);
         }
     }
-    let _restore = Restore(LEFT.replace(BUDGET));
+    let _restore = Restore(LEFT.replace(BUDGET), OVERFLOWED.replace(false));
     evaluation()
+}
+
+/// The output has no room left. An error of the output itself would lose its place in the template, so it takes the
+/// rest without keeping it, and what writes next asks [`check_output`].
+pub(super) fn overflow() {
+    OVERFLOWED.set(true);
+}
+
+/// Fails once the output was longer than [`MAX_TEXT`].
+pub(super) fn check_output() -> Result<(), Error> {
+    if OVERFLOWED.get() { Err(exceeded("the result is longer than 16 MiB")) } else { Ok(()) }
 }
 
 /// Takes bytes from the budget, before the work is done.

@@ -18,6 +18,16 @@ pub struct Context {
     pub(super) root: Value,
 }
 
+impl Context {
+    /// Whether the body is neither JSON nor text.
+    pub(super) fn is_binary(&self) -> bool {
+        match self.root.downcast_object_ref::<Names>() {
+            Some(Names::Root(root)) => std::str::from_utf8(&root.scope.body).is_err(),
+            _ => false,
+        }
+    }
+}
+
 impl From<Scope> for Context {
     fn from(scope: Scope) -> Self {
         Self { root: Value::from_object(Names::Root(Box::new(Root { scope, values: Default::default() }))) }

@@ -7,7 +7,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, Expression, UndefinedBehavior};
 
 use super::error::{CompileError, EvalError};
-use super::limits::{FUEL, MAX_TEXT, charge, exceeded, within_budget};
+use super::limits::{FUEL, MAX_TEXT, charge, check_output, overflow, within_budget};
 use super::lower::{self, Lowered};
 use super::scope::Context;
 use super::{Scope, data, filters, functions, operators, predicates};
@@ -33,7 +33,8 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment.set_formatter(|out, _, value| {
         let text = data::text(value)?;
         charge(text.len())?;
-        out.write_str(&text).map_err(|_| exceeded("the result is longer than 16 MiB"))
+        out.write_str(&text)?;
+        check_output()
     });
     operators::add_to(&mut environment);
     filters::add_to(&mut environment);
@@ -56,7 +57,8 @@ fn check_length(source: &str, most: usize) -> Result<(), CompileError> {
 }
 
 fn eval_error(error: &minijinja::Error, source: &str, lowered: &Lowered) -> EvalError {
-    EvalError::of_engine(error, source, |range| lowered.origin(range))
+    let range = error.range().or_else(|| error.line().map(|line| lowered.end_of_line(line)));
+    EvalError::of_engine(error, source, range.and_then(|range| lowered.origin(&range)))
 }
 
 /// A template: text with `{{ expressions }}` and `{% statements %}`.
@@ -91,22 +93,27 @@ impl Template {
         let mut out = Bounded(Vec::new());
         let rendered = within_budget(|| {
             let template = self.environment.get_template("template")?;
-            template.render_captured_to(context.root.clone(), &mut out).map(|_| ())
+            template.render_captured_to(context.root.clone(), &mut out)?;
+            check_output()
         });
-        rendered.map_err(|error| eval_error(&error, &self.source, &self.lowered))?;
+        rendered.map_err(|error| {
+            let error = eval_error(&error, &self.source, &self.lowered);
+            if context.is_binary() { error.without_body() } else { error }
+        })?;
         String::from_utf8(out.0).map_err(|_| EvalError::Failed { at: None, what: "the result is not text".to_owned() })
     }
 }
 
-/// Takes at most [`MAX_TEXT`] bytes.
+/// Keeps at most [`MAX_TEXT`] bytes.
 struct Bounded(Vec<u8>);
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > MAX_TEXT {
-            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+            overflow();
+        } else {
+            self.0.extend_from_slice(bytes);
         }
-        self.0.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -134,14 +141,23 @@ impl Compiled {
         })
     }
 
-    /// The value, or what was read off it; `None` if a name was undefined.
+    /// The value, or what was read off it. An undefined name is an error.
+    fn evaluate_strictly<T>(
+        &self,
+        context: &Context,
+        read: impl FnOnce(Value) -> Result<T, minijinja::Error>,
+    ) -> Result<T, EvalError> {
+        let result = within_budget(|| read(data::defined(self.expression.eval(context.root.clone())?)?));
+        result.map_err(|error| eval_error(&error, &self.source, &self.lowered))
+    }
+
+    /// The same; `None` if a name was undefined.
     fn evaluate<T>(
         &self,
         context: &Context,
         read: impl FnOnce(Value) -> Result<T, minijinja::Error>,
     ) -> Result<Option<T>, EvalError> {
-        let result = within_budget(|| read(data::defined(self.expression.eval(context.root.clone())?)?));
-        match result.map_err(|error| eval_error(&error, &self.source, &self.lowered)) {
+        match self.evaluate_strictly(context, read) {
             Ok(value) => Ok(Some(value)),
             Err(EvalError::Undefined { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -168,6 +184,16 @@ impl Condition {
     /// Whether it holds in a scope that others use as well: a request's body is parsed once for all its rules.
     pub fn evaluate_in(&self, context: &Context) -> Result<bool, EvalError> {
         Ok(self.0.evaluate(context, |value| Ok(value.is_true()))?.unwrap_or(false))
+    }
+
+    /// Why it does not hold; `None` if it does.
+    pub fn objection(&self, context: &Context) -> Option<String> {
+        match self.0.evaluate_strictly(context, |value| Ok(value.is_true())) {
+            Ok(true) => None,
+            Ok(false) => Some("it is false".to_owned()),
+            Err(error @ EvalError::Undefined { .. }) => Some(format!("it is false: {error}")),
+            Err(error) => Some(error.to_string()),
+        }
     }
 }
 

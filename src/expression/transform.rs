@@ -61,6 +61,13 @@ pub struct TransformError {
     pub cause: StepError,
 }
 
+impl TransformError {
+    /// The step as a path in a manifest, below the object or rule: `transform[0].setBody`.
+    pub fn field(&self) -> String {
+        format!("transform[{}].{}", self.step - 1, self.kind)
+    }
+}
+
 /// What failed in a step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {

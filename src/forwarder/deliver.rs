@@ -85,9 +85,9 @@ impl Session<'_> {
         held.content = Some(Ok(content));
         let request = match request {
             Ok(request) => request,
-            Err(error) => {
+            Err(failure) => {
                 self.lanes.start(delivery);
-                self.transform_failed(delivery, error);
+                self.transform_failed(delivery, failure.problem);
                 return Start::Now { probe: false };
             }
         };
@@ -123,7 +123,7 @@ impl Session<'_> {
                 Preparation::Ready(content)
             }
             Ok(None) => Preparation::Filtered,
-            Err(error) => Preparation::Failed(error),
+            Err(failure) => Preparation::Failed(failure.problem),
         }
     }
 

@@ -13,6 +13,7 @@
 //! - `deliver`: one message through a session. Prepare, attempt, decide, carry out.
 //! - `work`: what is waited for. Attempts, dead letters, answers, the record.
 //! - `pacing`, `poll`, `held`, `request`, `answer`: rules and values, without a loop of their own.
+//! - `preview`: what a processor makes of a message, to be looked at.
 //!
 //! Why nothing is lost: a message is acknowledged in one place (`Session::acknowledge`), which gets only what
 //! `Session::settle` was given; that has two callers, one for a message that was settled before its connection was
@@ -30,6 +31,7 @@ mod orders;
 mod pacing;
 mod poll;
 mod prepare;
+mod preview;
 mod processor;
 mod reply;
 mod report;
@@ -46,7 +48,8 @@ use tokio::sync::watch;
 
 pub use clock::Clock;
 pub use connect::{TargetError, target_for};
-pub use prepare::ExpressionError;
+pub use prepare::{ExpressionError, Failure};
+pub use preview::{Preview, Previewed, Sent};
 pub use processor::StartError;
 pub use report::{Hindrance, LastDelivery, LastFailure, ProcessorReport, ProcessorState};
 

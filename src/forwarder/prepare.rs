@@ -14,7 +14,15 @@ use crate::plan::{ForwarderPlan, OrderingPlan, TargetPlan};
 pub(super) struct Expressions {
     lanes: Lanes,
     transform: Transform,
-    set_headers: Vec<(HeaderName, Value)>,
+    set_headers: Vec<SetHeader>,
+}
+
+#[derive(Debug)]
+struct SetHeader {
+    /// In the spec, where the name is as the user wrote it.
+    field: String,
+    name: HeaderName,
+    value: Value,
 }
 
 #[derive(Debug)]
@@ -29,6 +37,16 @@ enum Lanes {
 enum Value {
     Fixed(HeaderValue),
     Template(Box<Template>),
+}
+
+/// An expression that failed on a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct Failure {
+    /// Where it stands in the spec.
+    pub field: String,
+    /// What is wrong, with the place in the template.
+    pub problem: String,
 }
 
 /// A template or expression of the plan cannot be used.
@@ -57,28 +75,30 @@ impl Expressions {
         if let TargetPlan::Http(http) = &plan.target {
             for (name, value) in &http.set_headers {
                 let field = format!("spec.target.headers.set.{name}");
-                set_headers
-                    .push((settable_header(name).map_err(at(&field))?, Value::compile(value).map_err(at(&field))?));
+                let value = Value::compile(value).map_err(at(&field))?;
+                set_headers.push(SetHeader { name: settable_header(name).map_err(at(&field))?, value, field });
             }
         }
         Ok(Self { lanes, transform, set_headers })
     }
 
-    /// The lane of a message just taken. Fails, with the text, when the key's expression does.
-    pub(super) fn lane(&self, message: &Message, delivery: Sequence) -> Result<Lane, String> {
+    /// The lane of a message just taken. Fails when the key's expression does.
+    pub(super) fn lane(&self, message: &Message, delivery: Sequence) -> Result<Lane, Failure> {
         match &self.lanes {
             Lanes::One => Ok(Lane::All),
             Lanes::None => Ok(Lane::Own(delivery)),
             Lanes::ByKey(key) => {
                 let key = key.evaluate(&scope(message, Content::of(message), FIRST));
-                let key = key.map_err(|error| format!("orderingKey: {error}"))?;
+                let failed =
+                    |error| Failure { field: "spec.orderingKey".to_owned(), problem: format!("orderingKey: {error}") };
+                let key = key.map_err(failed)?;
                 Ok(key.map_or(Lane::Keyless, |key| Lane::Key(key.into())))
             }
         }
     }
 
-    /// The transform's result; `None`: filtered. Fails, with the text, when a step does.
-    pub(super) fn content(&self, message: &Message) -> Result<Option<Content>, String> {
+    /// The transform's result; `None`: filtered. Fails when a step does.
+    pub(super) fn content(&self, message: &Message) -> Result<Option<Content>, Failure> {
         let content = Content::of(message);
         if self.transform.is_empty() {
             return Ok(Some(content));
@@ -86,26 +106,29 @@ impl Expressions {
         match self.transform.apply(&scope(message, content.clone(), FIRST), content) {
             Ok(Applied::Changed(content)) => Ok(Some(content)),
             Ok(Applied::Filtered) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(Failure { field: format!("spec.{}", error.field()), problem: error.to_string() }),
         }
     }
 
-    /// Sets the headers of `target.headers.set` for one attempt. Fails, with the text, when a template does.
+    /// Sets the headers of `target.headers.set` for one attempt. Fails when a template does.
     pub(super) fn set_headers(
         &self,
         headers: &mut HeaderMap,
         message: &Message,
         content: &Content,
         attempt: u32,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         // Made for the first template only: it copies all headers.
         let mut seen: Option<Scope> = None;
-        for (name, value) in &self.set_headers {
+        for SetHeader { field, name, value } in &self.set_headers {
             let value = match value {
                 Value::Fixed(value) => value.clone(),
                 Value::Template(template) => {
                     let scope = seen.get_or_insert_with(|| scope(message, content.clone(), attempt));
-                    let failed = |problem: &str| format!("target.headers.set.{name}: {problem}");
+                    let failed = |problem: &str| Failure {
+                        field: field.clone(),
+                        problem: format!("target.headers.set.{name}: {problem}"),
+                    };
                     let text = template.render(scope).map_err(|error| failed(&error.to_string()))?;
                     HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
                         .map_err(|_| failed("the value holds a line break or another control character"))?

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::prepare::Expressions;
+use super::prepare::{Expressions, Failure};
 use crate::core::message::{Death, Message};
 use crate::expression::Content;
 use crate::plan::{ForwarderPlan, TargetPlan};
@@ -77,14 +77,14 @@ impl RequestBuilder {
         })
     }
 
-    /// The request of attempt number `attempt`. Fails, with the text, when a template does.
+    /// The request of attempt number `attempt`. Fails when a template does.
     pub(super) fn build(
         &self,
         expressions: &Expressions,
         delivery: &Delivery,
         content: &Content,
         attempt: u32,
-    ) -> Result<Attempt, String> {
+    ) -> Result<Attempt, Failure> {
         if !self.http {
             return Ok(store_attempt(delivery, content));
         }

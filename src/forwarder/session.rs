@@ -230,7 +230,7 @@ impl<'a> Session<'a> {
         // A message whose key can't be evaluated is given up when its turn comes.
         let (lane, content) = match self.processor.expressions.lane(message, sequence) {
             Ok(lane) => (lane, None),
-            Err(error) => (Lane::Keyless, Some(Err(error))),
+            Err(failure) => (Lane::Keyless, Some(Err(failure.problem))),
         };
         tracing::debug!(processor = %self.processor.name, message_id = %message.id, redelivered = delivery.redelivered, "taken");
         let held = Held {

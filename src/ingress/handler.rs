@@ -14,14 +14,16 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::{self, BodyError, Permit};
 use super::headers::joined;
-use super::problem::{Answer, bad_request};
+use super::no_rule::not_found;
+use super::problem::{Answer, answer, bad_request};
 use super::publication::{Accounting, Publication, name_message};
-use super::received::Received;
-use super::refusal::Refusal;
-use super::routes::{Route, RouteTable, Rule, not_found};
+use super::received::{Received, Untransformed};
+use super::refusal::{Place, Refusal};
+use super::routes::{Route, RouteTable, Rule};
 use crate::core::matching::check_path;
-use crate::core::message::MAX_BODY_BYTES;
+use crate::core::message::{MAX_BODY_BYTES, Message};
 use crate::core::problem::Problem;
+use crate::expression::Context;
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
@@ -73,11 +75,9 @@ async fn respond(shared: &Shared, parts: Parts, body: Incoming) -> Result<Answer
     let candidates = match table.find(&parts.method, parts.uri.path(), &parts.headers) {
         Ok(candidates) => candidates,
         Err(none) => {
-            let mut refusal = Refusal::from(none.problem).closing_if(is_long);
-            if let Some((name, value)) = none.header {
-                refusal.answer.headers_mut().insert(name, value);
-            }
-            if let Some(route) = &none.route {
+            let (refusal, route) = none.refusal();
+            let refusal = refusal.closing_if(is_long);
+            if let Some(route) = &route {
                 refusal.count(Accounting::of(route));
             }
             return Err(refusal);
@@ -105,7 +105,7 @@ async fn respond(shared: &Shared, parts: Parts, body: Incoming) -> Result<Answer
 }
 
 /// What is wrong with a request whatever the rules say.
-fn check_head(parts: &Parts) -> Result<(), Refusal> {
+pub(super) fn check_head(parts: &Parts) -> Result<(), Refusal> {
     if parts.version < Version::HTTP_2 {
         check_framing(parts)?;
     }
@@ -140,11 +140,8 @@ fn check_framing(parts: &Parts) -> Result<(), Refusal> {
 /// Admits the request by its head, then reads its body.
 async fn take_body(route: &Arc<Route>, parts: &Parts, body: Incoming) -> Result<(Bytes, Permit), Refusal> {
     let limits = &route.limits;
-    check_head_size(parts, limits.max_header_size)?;
     let announced = body.size_hint().exact();
-    if announced.is_some_and(|length| length > limits.max_body_size) {
-        return Err(body_refused(BodyError::TooLarge, route));
-    }
+    check_size(route, parts, announced)?;
     let reserved = announced.unwrap_or(limits.max_body_size);
     let overloaded = || Refusal::overloaded().closing_if(reserved > THROWN_AWAY);
     let mut permit = route.budget.admit(reserved).ok_or_else(overloaded)?;
@@ -152,6 +149,15 @@ async fn take_body(route: &Arc<Route>, parts: &Parts, body: Incoming) -> Result<
     let body = body.map_err(|error| body_refused(error, route))?;
     permit.shrink(body.len() as u64);
     Ok((body, permit))
+}
+
+/// What is too large is refused before its body is read.
+pub(super) fn check_size(route: &Route, parts: &Parts, announced: Option<u64>) -> Result<(), Refusal> {
+    check_head_size(parts, route.limits.max_header_size)?;
+    if announced.is_some_and(|length| length > route.limits.max_body_size) {
+        return Err(body_refused(BodyError::TooLarge, route));
+    }
+    Ok(())
 }
 
 /// The listener has let through a little more than its largest limit allows.
@@ -201,14 +207,14 @@ fn head_size(parts: &Parts) -> u64 {
 
 /// The first candidate that takes the request. A body that its rule cannot read is refused before `when` is asked;
 /// the schema is that of the rule which takes it, so rules told apart by `when` can each have their own.
-fn choose(candidates: &[&Arc<Rule>], received: &mut Received) -> Result<Arc<Rule>, Refusal> {
+pub(super) fn choose(candidates: &[&Arc<Rule>], received: &mut Received) -> Result<Arc<Rule>, Refusal> {
     for rule in candidates {
         if rule.json {
             check_json(rule, received)?;
         }
         if let Some(when) = &rule.when {
             let holds = when.evaluate_in(&received.view(rule));
-            let failed = |error| failure(rule, received, &format!("the rule's condition failed: {error}"));
+            let failed = |error| failure(rule, received, "when", &format!("the rule's condition failed: {error}"));
             if !holds.map_err(failed)? {
                 continue;
             }
@@ -224,14 +230,14 @@ fn check_json(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> 
     if let Some(encoding) = joined(&received.parts.headers, &header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        return Err(Problem::new(
+        let problem = Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported-content-encoding",
             "Unsupported content encoding",
             "this rule reads the body, and reads it only without Content-Encoding",
             "send the body unpacked",
-        )
-        .into());
+        );
+        return Err(Refusal::by_rule(place(rule, "body"), &problem, answer(&problem)));
     }
     received.is_json().map_err(|error| {
         let problem = Problem::new(
@@ -241,14 +247,16 @@ fn check_json(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> 
             format!("the body is not JSON: {error}"),
             "send well-formed JSON",
         );
-        invalid(rule, received, &problem)
+        invalid(rule, received, "body", &problem)
     })
 }
 
 fn check_schema(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal> {
     let Some(schema) = &rule.schema else { return Ok(()) };
     let checked = schema.check(&received.body);
-    let violations = checked.map_err(|error| failure(rule, received, &format!("the body is not JSON: {error}")))?;
+    let violations = checked.map_err(|error| {
+        failure(rule, received, "schema", &format!("the body cannot be held against the schema: {error}"))
+    })?;
     if violations.is_empty() {
         return Ok(());
     }
@@ -261,17 +269,21 @@ fn check_schema(rule: &Arc<Rule>, received: &mut Received) -> Result<(), Refusal
         format!("the body does not follow the schema of its rule: {}", listed.join("; ")),
         "correct the listed places",
     );
-    Err(invalid(rule, received, &problem.with_violations(violations)))
+    Err(invalid(rule, received, "schema", &problem.with_violations(violations)))
+}
+
+fn place(rule: &Arc<Rule>, field: impl Into<String>) -> Place {
+    Place { rule: rule.clone(), field: field.into() }
 }
 
 /// The answer that the rule gives to what it cannot take.
-fn invalid(rule: &Arc<Rule>, received: &mut Received, problem: &Problem) -> Refusal {
+fn invalid(rule: &Arc<Rule>, received: &mut Received, field: &str, problem: &Problem) -> Refusal {
     let view = rule.invalid.is_dynamic().then(|| received.view(rule));
-    rule.invalid.failure(problem, view.as_ref()).into()
+    Refusal::by_rule(place(rule, field), problem, rule.invalid.failure(problem, view.as_ref()))
 }
 
 /// An expression of the rule has failed on this request.
-fn failure(rule: &Arc<Rule>, received: &mut Received, detail: &str) -> Refusal {
+fn failure(rule: &Arc<Rule>, received: &mut Received, field: &str, detail: &str) -> Refusal {
     let problem = Problem::new(
         StatusCode::BAD_REQUEST,
         "not-processable",
@@ -279,16 +291,16 @@ fn failure(rule: &Arc<Rule>, received: &mut Received, detail: &str) -> Refusal {
         detail,
         "send what the rule's expressions need, or have them handle its absence with `default()`",
     );
-    invalid(rule, received, &problem)
+    invalid(rule, received, field, &problem)
 }
 
 /// A request of which everything was checked and rendered, and nothing is stored yet.
-struct Prepared {
-    rule: Arc<Rule>,
-    message: crate::core::message::Message,
-    routing_key: Option<String>,
-    accepted: Answer,
-    view: Option<crate::expression::Context>,
+pub(super) struct Prepared {
+    pub(super) rule: Arc<Rule>,
+    pub(super) message: Message,
+    pub(super) routing_key: Option<String>,
+    pub(super) accepted: Answer,
+    view: Option<Context>,
 }
 
 impl Prepared {
@@ -299,27 +311,28 @@ impl Prepared {
 }
 
 /// Renders what depends on the request and makes its message.
-fn prepare(rule: Arc<Rule>, mut received: Received) -> Result<Prepared, Refusal> {
+pub(super) fn prepare(rule: Arc<Rule>, mut received: Received) -> Result<Prepared, Refusal> {
+    const KEY: &str = "routingKey";
     let view = rule.has_expressions().then(|| received.view(&rule));
     let routing_key = match &rule.routing_key {
         None => None,
         Some(template) => {
             let rendered = template.render(view.as_ref());
-            let failed = |error| failure(&rule, &mut received, &format!("the routing key failed: {error}"));
+            let failed = |error| failure(&rule, &mut received, KEY, &format!("the routing key failed: {error}"));
             let key = rendered.map_err(failed)?.into_owned();
             if key.len() > MAX_ROUTING_KEY {
                 let detail = format!("the routing key has {} bytes; at most {MAX_ROUTING_KEY} are allowed", key.len());
-                return Err(failure(&rule, &mut received, &detail));
+                return Err(failure(&rule, &mut received, KEY, &detail));
             }
             Some(key)
         }
     };
-    let accepted = rule.accepted.success(view.as_ref());
-    let mut accepted =
-        accepted.map_err(|error| failure(&rule, &mut received, &format!("the answer's template failed: {error}")))?;
+    let failed =
+        |error| failure(&rule, &mut received, "response.accepted", &format!("the answer's template failed: {error}"));
+    let mut accepted = rule.accepted.success(view.as_ref()).map_err(failed)?;
     name_message(&mut accepted, &received.id);
     let invalid_view = (rule.transform.is_some() && rule.invalid.is_dynamic()).then(|| received.view(&rule));
-    let message = received.into_message(&rule).map_err(|error| {
+    let message = received.into_message(&rule).map_err(|Untransformed { field, error }| {
         let problem = Problem::new(
             StatusCode::BAD_REQUEST,
             "not-processable",
@@ -327,12 +340,13 @@ fn prepare(rule: Arc<Rule>, mut received: Received) -> Result<Prepared, Refusal>
             error,
             "send what the rule's transform needs, or have it handle its absence with `default()`",
         );
-        Refusal::from(rule.invalid.failure(&problem, invalid_view.as_ref()))
+        Refusal::by_rule(place(&rule, field), &problem, rule.invalid.failure(&problem, invalid_view.as_ref()))
     })?;
     if message.body.len() > MAX_BODY_BYTES {
         let detail =
             format!("transformed, the body has {} bytes; at most {MAX_BODY_BYTES} can be stored", message.body.len());
-        return Err(bad_request(detail, "send less").into());
+        let problem = bad_request(detail, "send less");
+        return Err(Refusal::by_rule(place(&rule, "transform"), &problem, answer(&problem)));
     }
     // Kept only where it is still needed: it holds the parsed body.
     let view = view.filter(|_| rule.store_failed.is_dynamic());

@@ -23,6 +23,8 @@ mod answer;
 mod connection;
 mod handler;
 mod headers;
+mod no_rule;
+mod preview;
 mod problem;
 mod publication;
 mod publishers;
@@ -35,6 +37,7 @@ mod server;
 mod socket;
 
 pub use answer::AnswerError;
+pub use preview::{PassedOver, Preview, Previewed, Refused, RuleName, Taken};
 pub use publishers::publishers;
 pub use routes::{RouteCounters, RouteError, RouteInput, RouteTable, RuleError};
 pub use server::{Drain, Drained, Server};

@@ -52,13 +52,14 @@ impl Publication {
     async fn publish(self) -> Published {
         let Self { rule, message, routing_key, accepted, view, accounting, permit } = self;
         let (key, id) = (routing_key.as_deref(), message.id.clone());
-        let result = match rule.reply {
-            None => rule.publisher.publish(message, key).await.map(|()| None),
-            Some(timeout) => {
+        let result = match (&rule.publisher, rule.reply) {
+            (None, _) => Err(PublishError::NotConnected("a preview stores nothing".to_owned())),
+            (Some(publisher), None) => publisher.publish(message, key).await.map(|()| None),
+            (Some(publisher), Some(timeout)) => {
                 let until = Instant::now() + timeout;
                 let deadline = Timestamp::now().saturating_add(timeout).unwrap_or(Timestamp::MAX);
                 let question = Question { deadline, metrics: rule.route.metrics.clone() };
-                let asked = rule.publisher.request(message, key, &question).await;
+                let asked = publisher.request(message, key, &question).await;
                 asked.map(|caller| Some((caller, timeout, until)))
             }
         };

@@ -28,6 +28,13 @@ pub(super) struct Received {
     view: Option<(Arc<Rule>, Context)>,
 }
 
+/// A message that its rule's transform fails on.
+pub(super) struct Untransformed {
+    /// Of the rule.
+    pub(super) field: String,
+    pub(super) error: String,
+}
+
 impl Received {
     pub(super) fn new(mut parts: Parts, body: Bytes) -> Self {
         if parts.version >= Version::HTTP_2 {
@@ -72,7 +79,7 @@ impl Received {
     }
 
     /// The message to be stored: the request, without what is not to be kept, changed by the rule's transform.
-    pub(super) fn into_message(mut self, rule: &Rule) -> Result<Message, String> {
+    pub(super) fn into_message(mut self, rule: &Rule) -> Result<Message, Untransformed> {
         let scope = rule.transform.as_ref().map(|_| self.scope(rule));
         let kept = stored(std::mem::replace(&mut self.parts.headers, HeaderMap::new()), rule.forward_credentials);
         let mut message = Message {
@@ -95,10 +102,14 @@ impl Received {
             carried: Carried::default(),
         };
         if let (Some(transform), Some(scope)) = (&rule.transform, scope) {
-            match transform.apply(&scope, Content::of(&message)).map_err(|error| error.to_string())? {
-                Applied::Changed(content) => content.into_message(&mut message),
-                // Refused when the route is compiled.
-                Applied::Filtered => return Err("a filter has no meaning in a route".to_owned()),
+            match transform.apply(&scope, Content::of(&message)) {
+                Ok(Applied::Changed(content)) => content.into_message(&mut message),
+                Ok(Applied::Filtered) => {
+                    // Refused when the route is compiled.
+                    let error = "a filter has no meaning in a route".to_owned();
+                    return Err(Untransformed { field: "transform".to_owned(), error });
+                }
+                Err(error) => return Err(Untransformed { field: error.field(), error: error.to_string() }),
             }
         }
         Ok(message)

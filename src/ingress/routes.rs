@@ -5,18 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, StatusCode};
+use http::Method;
+use http::header::{self, HeaderMap};
 
 use super::admission::{Budget, InFlight};
 use super::answer::{AnswerError, AnswerTemplate, Text};
+use super::no_rule::NoRule;
 use super::schema::Schema;
 use crate::core::matching::{PathPattern, PathTable, PatternError};
-use crate::core::problem::Problem;
 use crate::expression::{CompileError, Condition, Step, Transform};
 use crate::plan::{BodyKind, IngressPlan, Limits, RulePlan};
 use crate::store::publisher::Publisher;
-use crate::telemetry::metrics::RouteMetrics;
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
+
+/// Publishers by the names of their stores.
+type Publishers = BTreeMap<String, Arc<Publisher>>;
 
 /// One `IngressRoute` to be compiled into a table.
 #[derive(Debug)]
@@ -24,7 +27,7 @@ pub struct RouteInput {
     /// What it does.
     pub plan: IngressPlan,
     /// A publisher for each store that a rule names.
-    pub publishers: BTreeMap<String, Arc<Publisher>>,
+    pub publishers: Publishers,
     /// Its metrics.
     pub metrics: RouteMetrics,
     /// What is counted of it; goes into the next table when the plan changes, so that a reload forgets nothing that
@@ -121,15 +124,18 @@ pub(super) struct Rule {
     /// `<namespace>/<route>/<rule>`.
     pub(super) label: String,
     pub(super) pattern: PathPattern,
-    methods: Vec<Method>,
-    consumes: Vec<String>,
+    pub(super) methods: Vec<Method>,
+    pub(super) consumes: Vec<String>,
     pub(super) when: Option<Condition>,
     pub(super) routing_key: Option<Text>,
     pub(super) transform: Option<Transform>,
     pub(super) json: bool,
     pub(super) schema: Option<Schema>,
     pub(super) forward_credentials: bool,
-    pub(super) publisher: Arc<Publisher>,
+    /// The name of its store.
+    pub(super) store: String,
+    /// Absent in a preview, which stores nothing.
+    pub(super) publisher: Option<Arc<Publisher>>,
     /// The caller waits so long for the reply.
     pub(super) reply: Option<Duration>,
     pub(super) accepted: AnswerTemplate,
@@ -140,7 +146,7 @@ pub(super) struct Rule {
 /// All rules of a listener. Immutable; a changed configuration is a new table.
 #[derive(Debug)]
 pub struct RouteTable {
-    rules: Vec<Arc<Rule>>,
+    pub(super) rules: Vec<Arc<Rule>>,
     paths: PathTable,
     only_route: Option<Arc<Route>>,
     pub(super) listener: ListenerLimits,
@@ -164,16 +170,6 @@ const NO_ROUTES: ListenerLimits = ListenerLimits {
     callers_wait: false,
 };
 
-/// Why no rule takes a request.
-#[derive(Debug)]
-pub(super) struct NoRule {
-    pub(super) problem: Problem,
-    /// A header that belongs to the answer.
-    pub(super) header: Option<(header::HeaderName, HeaderValue)>,
-    /// The route to count it for, if one can be named.
-    pub(super) route: Option<Arc<Route>>,
-}
-
 impl RouteTable {
     /// Whether a route compiles, before anything is declared for it.
     pub fn check(plan: &IngressPlan) -> Result<(), RouteError> {
@@ -191,6 +187,28 @@ impl RouteTable {
 
     /// Compiles routes into one table. The order of the routes matters only where they overlap.
     pub fn compile(inputs: Vec<RouteInput>) -> Result<Self, RouteError> {
+        Self::build(inputs, |publishers, store| {
+            let publisher = publishers.get(store).cloned();
+            publisher.map(Some).ok_or_else(|| RuleError::Store(store.to_owned()))
+        })
+    }
+
+    /// The same, of routes that store nothing.
+    pub(super) fn without_stores(plans: Vec<IngressPlan>) -> Result<Self, RouteError> {
+        let metrics = Metrics::default();
+        let input = |plan: IngressPlan| RouteInput {
+            metrics: metrics.route(&plan.object.slashed()),
+            publishers: BTreeMap::new(),
+            counters: Arc::default(),
+            plan,
+        };
+        Self::build(plans.into_iter().map(input).collect(), |_, _| Ok(None))
+    }
+
+    fn build(
+        inputs: Vec<RouteInput>,
+        publisher: impl Fn(&Publishers, &str) -> Result<Option<Arc<Publisher>>, RuleError>,
+    ) -> Result<Self, RouteError> {
         let mut rules = Vec::new();
         let mut routes = Vec::new();
         for input in inputs {
@@ -209,7 +227,8 @@ impl RouteTable {
             });
             for rule in plan.rules {
                 let name = rule.name.clone();
-                let compiled = Rule::compile(rule, &route, &publishers);
+                let compiled =
+                    publisher(&publishers, &rule.store).and_then(|publisher| Rule::compile(rule, &route, publisher));
                 let located = |reason| RouteError { route: route.name.clone(), rule: name, reason: Box::new(reason) };
                 rules.push(Arc::new(compiled.map_err(located)?));
             }
@@ -230,7 +249,7 @@ impl RouteTable {
         headers: &HeaderMap,
     ) -> Result<Vec<&Arc<Rule>>, Box<NoRule>> {
         let mut found: Vec<&Arc<Rule>> = self.paths.find(path).into_iter().map(|at| &self.rules[at]).collect();
-        let Some(first) = found.first() else { return Err(self.no_path()) };
+        let Some(first) = found.first() else { return Err(NoRule::path(self.only_route.clone())) };
         let of_path = first.route.clone();
         let mut allowed: Vec<&Method> = Vec::new();
         found.retain(|rule| {
@@ -240,7 +259,7 @@ impl RouteTable {
             }
             takes
         });
-        let Some(first) = found.first() else { return Err(no_method(method, allowed, of_path)) };
+        let Some(first) = found.first() else { return Err(NoRule::method(method, allowed, of_path)) };
         let route = first.route.clone();
         found.retain(|rule| Arc::ptr_eq(&rule.route, &route));
         let media_type = media_type(headers);
@@ -252,12 +271,7 @@ impl RouteTable {
             }
             takes
         });
-        if found.is_empty() { Err(no_media_type(consumed, route)) } else { Ok(found) }
-    }
-
-    fn no_path(&self) -> Box<NoRule> {
-        let problem = not_found("no rule has this path");
-        Box::new(NoRule { problem, header: None, route: self.only_route.clone() })
+        if found.is_empty() { Err(NoRule::media_type(consumed, route)) } else { Ok(found) }
     }
 
     /// What cannot be told from its rule is counted for the route if there is only one.
@@ -266,43 +280,8 @@ impl RouteTable {
     }
 }
 
-/// The 404 of a request that no rule takes.
-pub(super) fn not_found(detail: &'static str) -> Problem {
-    let remedy = "check path and content against the rules of the IngressRoute";
-    Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail, remedy)
-}
-
-fn no_method(method: &Method, mut allowed: Vec<&Method>, route: Arc<Route>) -> Box<NoRule> {
-    allowed.sort_by_key(|method| method.as_str());
-    allowed.dedup();
-    let list = allowed.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ");
-    let problem = Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method-not-allowed",
-        "Method not allowed",
-        format!("the rules of this path do not take {method}"),
-        "use a method that the header Allow names",
-    );
-    let header = HeaderValue::from_str(&list).ok().map(|value| (header::ALLOW, value));
-    Box::new(NoRule { problem, header, route: Some(route) })
-}
-
-fn no_media_type(mut consumed: Vec<&str>, route: Arc<Route>) -> Box<NoRule> {
-    consumed.sort_unstable();
-    consumed.dedup();
-    let problem = Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported-media-type",
-        "Unsupported media type",
-        "the rules of this path do not take this content type",
-        "send a Content-Type that the header Accept of this answer names",
-    );
-    let header = HeaderValue::from_str(&consumed.join(", ")).ok().map(|value| (header::ACCEPT, value));
-    Box::new(NoRule { problem, header, route: Some(route) })
-}
-
 /// The media type of a request without its parameters.
-fn media_type(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn media_type(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or(value).trim())
 }
@@ -361,21 +340,17 @@ impl Compiled {
 }
 
 impl Rule {
-    fn compile(
-        plan: RulePlan,
-        route: &Arc<Route>,
-        publishers: &BTreeMap<String, Arc<Publisher>>,
-    ) -> Result<Self, RuleError> {
+    fn compile(plan: RulePlan, route: &Arc<Route>, publisher: Option<Arc<Publisher>>) -> Result<Self, RuleError> {
         let Compiled { pattern, methods, when, routing_key, transform, schema, accepted, invalid, store_failed } =
             Compiled::of(&plan)?;
-        let publisher = publishers.get(&plan.store).cloned().ok_or_else(|| RuleError::Store(plan.store.clone()))?;
-        if plan.reply_timeout.is_some() {
+        if let (Some(publisher), Some(_)) = (&publisher, plan.reply_timeout) {
             publisher.expect_answers();
         }
         Ok(Self {
             label: format!("{}/{}", route.name, plan.name),
             json: plan.body == BodyKind::Json || plan.schema.is_some(),
             forward_credentials: plan.forward_credentials,
+            store: plan.store,
             publisher,
             reply: plan.reply_timeout,
             consumes: plan.consumes,
@@ -399,7 +374,7 @@ impl Rule {
             || self.store_failed.is_dynamic()
     }
 
-    fn takes(&self, media_type: Option<&str>) -> bool {
+    pub(super) fn takes(&self, media_type: Option<&str>) -> bool {
         self.consumes.is_empty()
             || media_type.is_some_and(|sent| self.consumes.iter().any(|taken| taken.eq_ignore_ascii_case(sent)))
     }

@@ -25,6 +25,14 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("keys", |value: Value| list(data::pairs(&value)?.into_iter().map(|(key, _)| key).collect()));
     environment.add_filter("values", |value: Value| list(data::pairs(&value)?.into_iter().map(|(_, v)| v).collect()));
     environment.add_filter("items", |value: Value| items_of(&defined(value)?));
+    // A key that is there already keeps its place, so what is not touched stays as it came.
+    environment.add_filter("combine", |value: Value, others: Rest<Value>| {
+        let mut pairs = data::pairs(&defined(value)?)?;
+        for other in others.iter() {
+            pairs.extend(data::pairs(&defined(other.clone())?)?);
+        }
+        data::mapping(pairs)
+    });
     environment.add_filter("dictsort", |value: Value| {
         let pairs = data::pairs(&defined(value)?)?;
         let keys = pairs.iter().map(|(key, _)| key.clone()).collect();

@@ -16,13 +16,14 @@ use super::json;
 use super::limits::{charge, invalid};
 
 /// Every filter.
-pub(super) const NAMES: [&str; 50] = [
+pub(super) const NAMES: [&str; 51] = [
     "abs",
     "attr",
     "b64decode",
     "b64encode",
     "bool",
     "capitalize",
+    "combine",
     "count",
     "d",
     "default",

@@ -38,6 +38,12 @@ impl Lowered {
         let before = || self.spans.iter().filter(|(new, _)| new.start <= place.start).max_by_key(|(new, _)| new.start);
         around.min_by_key(|(new, _)| new.len()).or_else(before).map(|(_, old)| old.clone())
     }
+
+    /// Where to look if the engine knows only the line of the new text: at its end, for the expression before it.
+    pub(super) fn end_of_line(&self, line: usize) -> Range<usize> {
+        let end = self.text.split_inclusive('\n').take(line).map(str::len).sum();
+        end..end
+    }
 }
 
 /// Rewrites an expression.

@@ -37,7 +37,8 @@ pub use config::{ClientIdentity, Credentials, HttpTargetConfig, TargetConfigErro
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::Request;
+use ::http::uri::Scheme;
+use ::http::{Request, Uri};
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::time::Instant;
@@ -56,6 +57,20 @@ const DRAIN_BYTES: usize = 64 * 1024;
 /// Of an answer that nobody wants: how long the next message may wait for the connection to be kept. A new connection
 /// costs less than a longer wait.
 const DRAIN_TIME: Duration = Duration::from_millis(100);
+
+/// The request that an attempt comes to, with its whole URL and without credentials. For whoever wants to see it:
+/// nothing is dialled.
+pub fn preview(url: &str, attempt: Attempt) -> Result<Request<Bytes>, String> {
+    let url = config::parse_url(url).map_err(|error| error.to_string())?;
+    let requests = Requests::new(&url, None).map_err(|error| error.to_string())?;
+    let body = attempt.body.clone();
+    let mut request = requests.build(attempt)?.map(|_| body);
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(if url.secure { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = url.authority.parse().ok();
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| error.to_string())?;
+    Ok(request)
+}
 
 /// A target that is called over HTTP. Its connections are its own; dropping it closes the idle ones.
 pub struct HttpTarget {
