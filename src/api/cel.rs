@@ -191,6 +191,11 @@ pub const TARGET_TIMEOUT: CelRule = CelRule {
     rule: "self == '' || !self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?([0-9]{1,6}ms)?$') || duration(self) <= duration('5m')",
     message: "a time-out of the target is at most 5m, since the broker takes a message back that is held for too long; shorten it",
 };
+/// The longest wait of a caller.
+pub const REPLY_TIMEOUT: CelRule = CelRule {
+    rule: "self == '' || !self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?([0-9]{1,6}ms)?$') || duration(self) <= duration('10m')",
+    message: "a caller waits for at most 10m, since its pod has to wait as long when it is replaced; shorten it",
+};
 /// Credentials are of one sort.
 pub const AUTH_ONE: CelRule = CelRule {
     rule: "[has(self.basic), has(self.bearer)].exists_one(x, x)",

@@ -157,9 +157,9 @@ pub enum CallerCredentials {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Reply {
-    /// How long the caller waits; then 504.
+    /// How long the caller waits; then 504. At most 10m.
     #[serde(default = "thirty_seconds")]
-    #[schemars(extend("x-kubernetes-validations" = [cel::DURATION, cel::POSITIVE]))]
+    #[schemars(extend("x-kubernetes-validations" = [cel::DURATION, cel::POSITIVE, cel::REPLY_TIMEOUT]))]
     pub timeout: DurationText,
 }
 

@@ -67,7 +67,7 @@ impl Session<'_> {
             Preparation::Filtered => {
                 self.lanes.start(delivery);
                 if let Some(held) = self.held.get_mut(&delivery) {
-                    held.reply = reply::of_filtered(&held.delivery.message, wall);
+                    self.bytes += held.owes(reply::of_filtered(&held.delivery.message, wall));
                 }
                 self.leave(delivery, Leaving::Filtered);
                 return Start::Now { probe: false };
@@ -176,7 +176,7 @@ impl Session<'_> {
             self.state.pacing.pause(now.saturating_add(pause));
         }
         if !matches!(decision, Decision::RetryAfter { .. } | Decision::Return) {
-            held.reply = reply::of_answer(&held.delivery.message, answer, at);
+            self.bytes += held.owes(reply::of_answer(&held.delivery.message, answer, at));
         }
         if *outcome != Outcome::Cancelled {
             self.attempt_failed(delivery, answer, decision, at);
@@ -206,7 +206,7 @@ impl Session<'_> {
         answer::log(&processor, message, answer);
         // From here on only the acknowledgement may be missing: the target is not called again for it.
         held.history.phase = Phase::Settled;
-        held.reply = reply::of_answer(message, answer, at);
+        self.bytes += held.owes(reply::of_answer(message, answer, at));
         if processor.responses.is_some() {
             match answer::message(message, answer, at) {
                 Ok(Some(response)) => {
@@ -242,7 +242,7 @@ impl Session<'_> {
         let held = self.held.get_mut(&delivery)?;
         let reply = held.reply.take()?;
         let to = held.delivery.message.reply_to.clone()?;
-        Some(work::tell(&self.processor, delivery, to, reply))
+        Some(work::tell(&self.processor, delivery, to, reply, self.over.clone()))
     }
 
     fn replied(&mut self, delivery: Sequence) {
@@ -299,7 +299,7 @@ impl Session<'_> {
             let message_id = &held.delivery.message.id;
             tracing::warn!(processor = %self.processor.name, %message_id, error, untold, "an expression failed on a message");
         }
-        held.reply = reply::of_failed_expression(&held.delivery.message, wall);
+        self.bytes += held.owes(reply::of_failed_expression(&held.delivery.message, wall));
         held.history.failed_before_sending(error, wall);
         let reason = Reason::TransformFailed;
         self.processor.shared.failed(LastFailure {

@@ -36,6 +36,16 @@ pub(super) struct Held {
     pub(super) history: History,
 }
 
+impl Held {
+    /// Keeps what its caller is to be told. Answers how many bytes more it holds.
+    pub(super) fn owes(&mut self, reply: Option<Message>) -> usize {
+        let more = reply.as_ref().map_or(0, Message::weight);
+        self.weight += more;
+        self.reply = reply;
+        more
+    }
+}
+
 /// What has happened to a message so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::clock::Clock;
+use super::noise::Warning;
 use super::poll::Ticks;
 use super::prepare::{ExpressionError, Expressions};
 use super::report::Shared;
@@ -48,6 +49,8 @@ pub(super) struct Processor {
     pub(super) hold_limit: Duration,
     pub(super) check_record_every: Option<Duration>,
     pub(super) random: Random,
+    /// Replies that were not sent.
+    pub(super) reply_noise: Mutex<Warning>,
 }
 
 /// Why a plan cannot be run.
@@ -108,6 +111,7 @@ impl Processor {
             hold_limit,
             check_record_every,
             random: Random::default(),
+            reply_noise: Mutex::default(),
             plan,
         };
         Ok((processor, ticks))

@@ -3,10 +3,14 @@
 //! A reply goes before the acknowledgement, and before what `onFailure` asks for. It is sent again until the broker
 //! has it or the caller waits no more; after that nothing of the message depends on it.
 
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
 use http::StatusCode;
 use http::header::HeaderValue;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::answer;
 use super::processor::Processor;
@@ -16,11 +20,10 @@ use crate::core::outcome::Outcome;
 use crate::core::problem::{MEDIA_TYPE, Problem};
 use crate::store::PublishError;
 use crate::target::Answer;
-use std::sync::Arc;
-use std::time::Duration;
-
 /// A caller that waits no more still gets one try: its ingress counts what comes late.
 const LAST_TRY: Duration = Duration::from_secs(1);
+/// Nothing waits for longer until a broker takes a reply: other messages stand behind it.
+const LONGEST: Duration = Duration::from_secs(10);
 
 const SEND_AGAIN: &str = "send it again with the same Idempotency-Key; the target may get it twice";
 const NOT_SENT: &str = "send it again later, or have the target and its ForwardingProcessor checked";
@@ -125,36 +128,59 @@ fn of_problem(request: &Message, problem: &Problem, now: Timestamp) -> Message {
     reply
 }
 
-/// Sends a reply for as long as somebody waits for it, and counts what came of it.
-pub(super) async fn send(processor: &Processor, to: &ReplyTo, reply: Message) {
+/// Sends a reply for as long as somebody waits for it, but not for long, and counts what came of it. `over`: the session
+/// is about to end.
+pub(super) async fn send(processor: &Processor, to: &ReplyTo, reply: Message, over: &CancellationToken) {
     let left = Duration::try_from(to.deadline.duration_since(processor.clock.wall())).unwrap_or_default();
-    let until = Instant::now() + left.max(LAST_TRY);
+    let until = Instant::now() + left.clamp(LAST_TRY, LONGEST);
     let correlation_id = reply.correlation_id().to_owned();
-    let mut reply = Arc::new(reply);
-    let mut failures: u32 = 0;
-    let result = loop {
-        match timeout_at(until, processor.source.reply(&to.queue, Arc::clone(&reply))).await {
-            Ok(Ok(())) => break "sent",
-            Ok(Err(PublishError::Unroutable(_))) => break "unroutable",
-            // Once: a problem is small enough for every broker.
-            Ok(Err(PublishError::Invalid(reason))) if failures == 0 => {
-                reply = Arc::new(of_problem_again(&reply, &unusable("it is larger than the broker takes")));
-                tracing::debug!(processor = %processor.name, correlation_id, reason, "reply replaced by a problem");
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(processor = %processor.name, correlation_id, %error, "reply not sent yet");
-                let wait = store_backoff(failures.saturating_add(1), processor.random.next());
-                if timeout_at(until, tokio::time::sleep(wait)).await.is_err() {
-                    break "lost";
-                }
-            }
-            Err(_) => break "lost",
-        }
-        failures = failures.saturating_add(1);
+    let sending = tries(processor, to, reply);
+    let ending = async {
+        over.cancelled().await;
+        tokio::time::sleep(LAST_TRY).await;
+    };
+    let result = tokio::select! {
+        biased;
+        sent = timeout_at(until, sending) => sent.unwrap_or("lost"),
+        () = ending => "lost",
     };
     processor.shared.metrics.replied(result);
-    if result != "sent" {
-        tracing::debug!(processor = %processor.name, correlation_id, result, "a reply did not reach its caller");
+    if result == "lost" {
+        let untold =
+            processor.reply_noise.lock().unwrap_or_else(PoisonError::into_inner).due(processor.clock.elapsed());
+        if let Some(untold) = untold {
+            tracing::warn!(
+                processor = %processor.name,
+                correlation_id,
+                untold,
+                "the broker did not take a reply in time; its caller gets a time-out"
+            );
+        }
+    }
+    tracing::debug!(processor = %processor.name, correlation_id, result, "reply");
+}
+
+/// Until the broker has it, or says that nobody is there any more.
+async fn tries(processor: &Processor, to: &ReplyTo, reply: Message) -> &'static str {
+    let mut reply = Arc::new(reply);
+    let (mut failures, mut replaced) = (0_u32, false);
+    loop {
+        let correlation_id = reply.correlation_id();
+        match processor.source.reply(&to.queue, Arc::clone(&reply)).await {
+            Ok(()) => return "sent",
+            Err(PublishError::Unroutable(_)) => return "unroutable",
+            // A problem is small enough for every broker.
+            Err(PublishError::Invalid(reason)) if !replaced => {
+                tracing::debug!(processor = %processor.name, correlation_id, reason, "a problem takes the reply's place");
+                reply = Arc::new(of_problem_again(&reply, &unusable("it is larger than the broker takes")));
+                replaced = true;
+            }
+            Err(error) => {
+                tracing::debug!(processor = %processor.name, correlation_id, %error, "reply not sent yet");
+                failures = failures.saturating_add(1);
+                tokio::time::sleep(store_backoff(failures, processor.random.next())).await;
+            }
+        }
     }
 }
 

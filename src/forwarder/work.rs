@@ -195,10 +195,16 @@ pub(super) fn respond(processor: &Arc<Processor>, delivery: Sequence, message: M
 }
 
 /// Tells the caller that waits for the answer.
-pub(super) fn tell(processor: &Arc<Processor>, delivery: Sequence, to: ReplyTo, message: Message) -> Work {
+pub(super) fn tell(
+    processor: &Arc<Processor>,
+    delivery: Sequence,
+    to: ReplyTo,
+    message: Message,
+    over: CancellationToken,
+) -> Work {
     let processor = Arc::clone(processor);
     Box::pin(async move {
-        reply::send(&processor, &to, message).await;
+        reply::send(&processor, &to, message, &over).await;
         Done::Replied { delivery }
     })
 }

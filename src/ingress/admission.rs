@@ -71,6 +71,30 @@ impl Permit {
     }
 }
 
+/// Bytes of an answer that was awaited: they count until they are written.
+struct Charged {
+    bytes: Bytes,
+    _permit: Permit,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Permit {
+    /// Takes the place of what was reserved, and is given back with the last of these bytes. More than the route allows
+    /// is taken all the same, for it is there; new requests are refused then.
+    pub(super) fn charge(mut self, bytes: Bytes) -> Bytes {
+        let length = bytes.len() as u64;
+        self.shrink(length);
+        self.in_flight.bytes.fetch_add(length - self.bytes, Ordering::Relaxed);
+        self.bytes = length;
+        Bytes::from_owner(Charged { bytes, _permit: self })
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.bytes > 0 {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header;
 use http::{Response, StatusCode};
 use http_body_util::Full;
@@ -27,7 +28,7 @@ pub(super) struct Awaiting {
     /// `None` once the request is counted.
     accounting: Option<Accounting>,
     /// The caller takes a place as long as it waits. The message's bytes are given back: the store has them.
-    _permit: Permit,
+    permit: Option<Permit>,
 }
 
 impl Awaiting {
@@ -40,13 +41,18 @@ impl Awaiting {
         mut permit: Permit,
     ) -> Self {
         permit.shrink(0);
-        Self { caller, timeout, until, id, accounting: Some(accounting), _permit: permit }
+        Self { caller, timeout, until, id, accounting: Some(accounting), permit: Some(permit) }
     }
 
     /// Waits, and answers the caller.
     pub(super) async fn answer(mut self) -> Answer {
         let mut answer = match timeout_at(self.until, self.caller.answer()).await {
-            Ok(Ok(reply)) => passed_on(reply),
+            Ok(Ok(reply)) => {
+                if let Some(accounting) = &self.accounting {
+                    accounting.metrics().reply("answered");
+                }
+                passed_on(reply, self.permit.take())
+            }
             Ok(Err(_)) => self.without("lost", &lost()),
             Err(_) => self.without("timed_out", &timed_out(self.timeout)),
         };
@@ -77,9 +83,16 @@ impl Drop for Awaiting {
 
 /// The reply as it came, without what belongs to another connection. One that says no status (of another client that
 /// serves the queue) is a success.
-fn passed_on(reply: Message) -> Answer {
-    let mut answer = Response::new(Full::new(reply.body));
-    *answer.status_mut() = reply.status.filter(|status| !status.is_informational()).unwrap_or(StatusCode::OK);
+fn passed_on(reply: Message, permit: Option<Permit>) -> Answer {
+    let status = reply.status.filter(|status| !status.is_informational()).unwrap_or(StatusCode::OK);
+    let body = match permit {
+        // They have none, whoever says so.
+        _ if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) => Bytes::new(),
+        Some(permit) => permit.charge(reply.body),
+        None => reply.body,
+    };
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
     let headers = answer.headers_mut();
     let mut current = None;
     for (name, value) in reply.headers {

@@ -1,7 +1,7 @@
 //! Callers of this process that wait for the answer to what they publish (request-reply).
 //!
 //! Inputs: message ids of requests, answers from the broker. Outputs: the first answer to each request goes to its
-//! caller; what comes later, or twice, is counted and thrown away. Callers are bounded by the ingress; of those that
+//! caller, who counts it; what comes later, or twice, is counted here and thrown away. Callers are bounded by the ingress; of those that
 //! are gone the last [`REMEMBERED`] are known by name.
 
 use std::collections::{HashMap, VecDeque};
@@ -108,7 +108,13 @@ impl Mailbox {
             Ok(Err(_)) | Err(_) => return Err(self.place.borrow().clone().err().unwrap_or_default()),
         };
         let (sender, answer) = oneshot::channel();
-        self.requests().known.insert(id.clone(), Request { metrics, state: State::Waiting(sender) });
+        let request = Request { metrics, state: State::Waiting(sender) };
+        let mut requests = self.requests();
+        if requests.known.insert(id.clone(), request).is_some() {
+            // Tried again: what ended before must not end this one.
+            requests.ended.retain(|ended| ended != id);
+        }
+        drop(requests);
         let caller = Caller { place: place.clone(), id: id.clone(), mailbox: Arc::clone(self), answer };
         // Closed between the two: whoever closed it has not seen this caller.
         if self.is_at(&place) { Ok(caller) } else { Err("the connection to the broker was lost".to_owned()) }
@@ -122,15 +128,15 @@ impl Mailbox {
             tracing::debug!(correlation_id = %id, "an answer to a request that nobody here remembers");
             return;
         };
-        let result = match &request.state {
-            State::Answered => "duplicate",
-            State::Gone => "late",
-            State::Waiting(_) => "answered",
-        };
-        request.metrics.reply(result);
-        if let Some(State::Waiting(caller)) = requests.end(&id, State::Answered) {
-            // A caller that leaves at this moment has its answer all the same.
-            let _ = caller.send(answer);
+        match &request.state {
+            State::Answered => request.metrics.reply("duplicate"),
+            State::Gone => request.metrics.reply("late"),
+            State::Waiting(_) => {
+                if let Some(State::Waiting(caller)) = requests.end(&id, State::Answered) {
+                    // One that leaves at this moment is counted as such.
+                    let _ = caller.send(answer);
+                }
+            }
         }
     }
 
@@ -221,6 +227,18 @@ mod tests {
         let caller = mailbox.enter(&MessageId::new("c"), metrics, soon).await.unwrap();
         assert_eq!(&*caller.place, "there");
         assert!(mailbox.is_at("there") && !mailbox.is_at("here"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_enters_again_is_not_ended_by_the_first_time() {
+        let (mailbox, metrics) = mailbox();
+        drop(enter(&mailbox, &metrics, "a").await);
+        let mut again = enter(&mailbox, &metrics, "a").await;
+        for number in 0..REMEMBERED + 10 {
+            drop(enter(&mailbox, &metrics, &number.to_string()).await);
+        }
+        mailbox.take_in(answer("a", "for a"));
+        assert_eq!(again.answer().await.unwrap().body, "for a");
     }
 
     #[tokio::test(start_paused = true)]

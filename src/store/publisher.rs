@@ -204,7 +204,9 @@ impl Link {
         };
         let unanswerable = || PublishError::Invalid("nothing stored here can be answered".to_owned());
         let mailbox = self.store.mailbox().ok_or_else(unanswerable)?;
-        let patience = until.min(Instant::now() + OPENING);
+        // A broker that is known to be down has no place for answers; the publish says so.
+        let is_down = matches!(*self.store.connection().borrow(), Connection::Down(_));
+        let patience = if is_down { Instant::now() } else { until.min(Instant::now() + OPENING) };
         let caller = mailbox.enter(&message.id, question.metrics.clone(), patience).await;
         let caller = caller.map_err(PublishError::NotConnected)?;
         let reply_to = ReplyTo { queue: caller.place.to_string(), deadline: question.deadline };

@@ -206,6 +206,7 @@ impl Shared {
         // Their callers wait for an answer that now can't come.
         drop((controls, publishes));
         self.connection.send_replace(Connection::Down(StoreError::Closed));
+        self.mailbox.close("the store is closed");
         let queues: Vec<_> = self.routes.read().unwrap_or_else(PoisonError::into_inner).queues().cloned().collect();
         for queue in queues {
             queue.changed().notify_waiters();

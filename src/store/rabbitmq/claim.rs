@@ -46,23 +46,26 @@ impl Claim {
         if epoch.claims().refused.contains(queue.as_str()) {
             return Ok(None);
         }
+        // Counted first: whoever is cancelled here lets go of it all the same.
+        *epoch.claims().held.entry(queue.to_string()).or_default() += 1;
+        let claim = Self { epoch: Arc::clone(epoch), queue: queue.clone(), held: true };
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let asked = epoch
             .ask(async |channel| {
-                let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-                channel.queue_declare(queue.clone(), options, type_arguments(QueueKind::Classic)).await?;
-                // Nobody else asks meanwhile: counted and declared are the same to all.
-                *epoch.claims().held.entry(queue.to_string()).or_default() += 1;
-                Ok(())
+                let declaring = channel.queue_declare(queue.clone(), options, type_arguments(QueueKind::Classic));
+                declaring.await.map(drop)
             })
             .await;
         match asked {
-            Ok(Ok(())) => Ok(Some(Self { epoch: Arc::clone(epoch), queue, held: true })),
+            Ok(Ok(())) => Ok(Some(claim)),
             Ok(Err(error)) => Err(error),
             Err(error) if is_locked(&error) => {
+                claim.forget();
                 Err(StoreError::InUse(format!("another process still holds messages of queue `{of}`")))
             }
             Err(error) => match reply(&error) {
                 StoreError::Unreachable { fault: Fault::AuthenticationFailed, .. } => {
+                    claim.forget();
                     tracing::warn!(
                         %queue,
                         "no permission to configure this exclusive queue: while a processor that polls delivers its \
@@ -78,8 +81,27 @@ impl Claim {
 
     /// Lets others have it, and returns when they can.
     pub(super) async fn release(mut self) {
+        let (epoch, queue) = (Arc::clone(&self.epoch), self.queue.clone());
+        release(&epoch, &queue, &mut self.held).await;
+    }
+
+    /// It is not ours: there is nothing to delete.
+    fn forget(mut self) {
         self.held = false;
-        release(&self.epoch, &self.queue).await;
+        self.epoch.claims().let_go(&self.queue);
+    }
+}
+
+impl Claims {
+    /// One less. Answers whether it was the last.
+    fn let_go(&mut self, queue: &ShortString) -> bool {
+        let left = self.held.get(queue.as_str()).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            self.held.insert(queue.to_string(), left);
+        } else {
+            self.held.remove(queue.as_str());
+        }
+        left == 0
     }
 }
 
@@ -90,24 +112,16 @@ impl Drop for Claim {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let (epoch, queue) = (Arc::clone(&self.epoch), self.queue.clone());
-            runtime.spawn(async move { release(&epoch, &queue).await });
+            runtime.spawn(async move { release(&epoch, &queue, &mut true).await });
         }
     }
 }
 
-/// Not done, the end of the connection does it.
-async fn release(epoch: &Epoch, queue: &ShortString) {
+/// Not done, the end of the connection does it. Nobody else asks meanwhile, so what is counted is what is there.
+async fn release(epoch: &Epoch, queue: &ShortString, held: &mut bool) {
     let asked = epoch.ask(async |channel| {
-        let is_last = {
-            let held = &mut epoch.claims().held;
-            let left = held.get(queue.as_str()).map_or(0, |count| count.saturating_sub(1));
-            if left > 0 {
-                held.insert(queue.to_string(), left);
-            } else {
-                held.remove(queue.as_str());
-            }
-            left == 0
-        };
+        *held = false;
+        let is_last = epoch.claims().let_go(queue);
         if is_last {
             channel.queue_delete(queue.clone(), QueueDeleteOptions::default()).await?;
         }

@@ -26,6 +26,8 @@ use crate::store::{BoxFuture, Consumer, Delivery, StoreError, Tag};
 /// A consumer whose channel was closed leaves its queue within milliseconds. One that stays longer is somebody else's,
 /// and whoever wants the queue tries again later.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a closed channel held is back in its queue within that.
+const RETURNS_WITHIN: Duration = Duration::from_millis(50);
 /// The queue cannot say when it has left.
 const LEAVE_POLL: Duration = Duration::from_millis(5);
 
@@ -272,6 +274,10 @@ impl Consumer for RabbitConsumer {
                 closed => closed,
             };
             if let Some(claim) = self.claim.take() {
+                if !self.unsettled.is_empty() {
+                    // A leader on another node learns of the channel's end a moment later than we do.
+                    sleep(RETURNS_WITHIN).await;
+                }
                 claim.release().await;
             }
             left

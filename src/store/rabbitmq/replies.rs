@@ -4,15 +4,17 @@
 //! connection finds no queue, and its sender learns that. What comes is handed over at once: there is nothing to
 //! acknowledge, for an answer that is lost with this process has lost its caller too.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::AFTER_PANIC;
 use super::session::{Epoch, State, not_connected};
 use super::topology::{rpc, type_arguments};
 use super::wire;
@@ -27,11 +29,18 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Keeps the mailbox open whenever the broker is connected. Ends with the session.
 pub(super) fn start(state: watch::Receiver<State>) -> Arc<Mailbox> {
     let mailbox = Arc::new(Mailbox::closed("connecting"));
-    tokio::spawn(keep_open(state, mailbox.clone()));
+    let kept = mailbox.clone();
+    tokio::spawn(async move {
+        // Others rely on it: after a panic, which is a bug and logged as one, it begins anew.
+        while AssertUnwindSafe(keep_open(state.clone(), &kept)).catch_unwind().await.is_err() {
+            kept.close("a bug ended it");
+            tokio::time::sleep(AFTER_PANIC).await;
+        }
+    });
     mailbox
 }
 
-async fn keep_open(mut state: watch::Receiver<State>, mailbox: Arc<Mailbox>) {
+async fn keep_open(mut state: watch::Receiver<State>, mailbox: &Mailbox) {
     let mut said: Option<StoreError> = None;
     loop {
         let now = state.borrow_and_update().clone();
@@ -44,7 +53,7 @@ async fn keep_open(mut state: watch::Receiver<State>, mailbox: Arc<Mailbox>) {
                 continue;
             }
         };
-        let error = serve(&epoch, &mailbox).await;
+        let error = serve(&epoch, mailbox).await;
         mailbox.close(&error.detail());
         if !epoch.is_over() && said.as_ref() != Some(&error) {
             tracing::warn!(%error, "no queue for replies; requests that want one are refused, and it is tried again");
