@@ -16,6 +16,7 @@ mod scenarios {
     mod polling;
     mod reliable_delivery;
     mod retry;
+    mod routing;
     mod start;
     mod suspension;
     mod unchanged;
