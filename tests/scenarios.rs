@@ -12,6 +12,7 @@ mod scenarios {
     mod deactivation;
     mod examples;
     mod message_bus;
+    mod patterns;
     mod payment_desk;
     mod polling;
     mod reliable_delivery;
