@@ -14,6 +14,7 @@ mod broker {
     mod client;
     mod cluster;
     mod common;
+    mod competing;
     mod confirms;
     mod dead_letters;
     mod facts;

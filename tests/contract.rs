@@ -70,6 +70,7 @@ macro_rules! every_sentence {
                 messages_may_be_acknowledged_in_any_order,
                 a_large_backlog_comes_in_order_and_once,
                 competing_consumers_get_each_message_once,
+                consumers_that_wait_side_by_side_share_what_comes,
                 the_second_of_single_active_consumers_waits_for_the_first,
                 the_depth_counts_what_is_ready_and_who_consumes,
             ],
@@ -77,6 +78,7 @@ macro_rules! every_sentence {
                 a_queue_at_its_maximum_length_refuses_and_has_room_again_after_an_ack,
                 what_is_in_a_consumers_hands_counts_towards_the_length_or_not,
                 a_queue_at_its_maximum_bytes_refuses_and_has_room_again_after_an_ack,
+                one_full_queue_of_an_exchange_refuses_for_all_of_them,
                 what_was_accepted_is_exactly_what_is_stored,
             ],
             routing: [

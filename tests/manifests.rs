@@ -107,6 +107,69 @@ fn the_invalid_manifests_break_every_rule() {
     }
 }
 
+/// What stands in fences of a page as YAML and begins as an object of ours, each with its page and line.
+fn shown_manifests(page: &Path) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let mut shown = Vec::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find("```yaml\n") {
+        let block = rest[at + "```yaml\n".len()..].split("```").next().unwrap_or_default();
+        let line = text[..text.len() - rest.len() + at].lines().count() + 1;
+        if block.starts_with("apiVersion: stagepost.dev/") {
+            shown.push((format!("{}:{line}", page.display()), block.to_owned()));
+        }
+        rest = &rest[at + "```yaml\n".len() + block.len()..];
+    }
+    shown
+}
+
+#[test]
+fn every_manifest_that_a_page_shows_is_valid() {
+    let mut pages = vec![folder("README.md")];
+    pages.extend(std::fs::read_dir(folder("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let examples = std::fs::read_dir(folder("examples")).unwrap().map(|entry| entry.unwrap().path().join("README.md"));
+    pages.extend(examples.filter(|page| page.exists()));
+    // A page may show a processor and speak of its store.
+    let options = Options { allow_missing_refs: true, ..Options::default() };
+    let (mut count, mut wrong) = (0, String::new());
+    for (place, block) in pages.iter().flat_map(|page| shown_manifests(page)) {
+        count += 1;
+        let found = load_text(&place, &block, &options);
+        if !found.is_valid() {
+            wrong.push_str(&format!("{place}\n{}", listed(&found)));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(count >= 12, "only {count} are shown");
+}
+
+#[test]
+fn every_link_in_the_documentation_leads_somewhere() {
+    let mut pages = vec![folder("README.md")];
+    pages.extend(std::fs::read_dir(folder("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    // As GitHub makes it of a heading.
+    let anchor = |heading: &str| -> String {
+        let letters = heading.trim_start_matches('#').trim().to_lowercase();
+        letters.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>().replace(' ', "-")
+    };
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, part) = link.split_once('#').unwrap_or((link, ""));
+            let to = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let target = std::fs::read_to_string(&to);
+            assert!(to.exists(), "{} links to {link}", page.display());
+            let has = |part: &str| {
+                target.as_ref().is_ok_and(|text| text.lines().any(|line| line.starts_with('#') && anchor(line) == part))
+            };
+            assert!(part.is_empty() || has(part), "{} links to {link}", page.display());
+        }
+    }
+}
+
 #[test]
 fn every_example_is_valid_and_has_plans() {
     let Ok(entries) = std::fs::read_dir(folder("examples")) else { return };

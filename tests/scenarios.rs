@@ -12,11 +12,13 @@ mod scenarios {
     mod deactivation;
     mod examples;
     mod message_bus;
+    mod patterns;
     mod payment_desk;
     mod polling;
     mod reliable_delivery;
     mod request_reply;
     mod retry;
+    mod routing;
     mod start;
     mod suspension;
     mod transforms;

@@ -202,13 +202,13 @@ impl Session<'_> {
     fn delivered(&mut self, delivery: Sequence, answer: &Answer, at: Timestamp) {
         let Some(held) = self.held.get_mut(&delivery) else { return };
         let processor = Arc::clone(&self.processor);
-        let message = &held.delivery.message;
-        answer::log(&processor, message, answer);
+        let message = Arc::clone(&held.delivery.message);
+        answer::log(&processor, &message, answer);
         // From here on only the acknowledgement may be missing: the target is not called again for it.
         held.history.phase = Phase::Settled;
-        self.bytes += held.owes(reply::of_answer(message, answer, at));
+        self.bytes += held.owes(reply::of_answer(&message, answer, at));
         if processor.responses.is_some() {
-            match answer::message(message, answer, at) {
+            match answer::message(&message, answer, at) {
                 Ok(Some(response)) => {
                     let told = self.reply(delivery);
                     return self.work(work::after(told, work::respond(&processor, delivery, response)));

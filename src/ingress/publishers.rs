@@ -18,6 +18,7 @@ pub fn publishers(
     let link = |store: &StorePlan| {
         Some(Link {
             store: stores.get(&store.name)?.clone(),
+            keyed: store.topology.exchange.is_some(),
             max_retries: store.retry.max_retries,
             backoff: Backoff {
                 interval: store.retry.interval,

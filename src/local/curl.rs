@@ -16,6 +16,7 @@ const MAX_DEPTH: usize = 8;
 pub fn line(rule: &RulePlan, listener: SocketAddr) -> String {
     let method = rule.methods.first().map_or("POST", String::as_str);
     let url = format!("http://{}{}", reachable(listener), example_path(&rule.path));
+    let headers = example_headers(rule);
     let mut words = vec!["curl".to_owned(), "-i".to_owned()];
     match method {
         "GET" => {}
@@ -23,6 +24,9 @@ pub fn line(rule: &RulePlan, listener: SocketAddr) -> String {
         _ => words.extend(["-X".to_owned(), method.to_owned()]),
     }
     words.push(quoted(&url));
+    for (name, value) in headers {
+        words.extend(["-H".to_owned(), quoted(&format!("{name}: {value}"))]);
+    }
     if !matches!(method, "GET" | "HEAD") {
         let (content_type, body) = example_body(rule);
         words.extend(["-H".to_owned(), quoted(&format!("Content-Type: {content_type}"))]);
@@ -50,6 +54,25 @@ fn example_path(pattern: &str) -> String {
         })
         .collect::<Vec<_>>()
         .join("/")
+}
+
+/// A value for each `headers['name']` that the rule reads: what it is compared with by `==`, else a word.
+fn example_headers(rule: &RulePlan) -> Vec<(String, String)> {
+    let mut headers: Vec<(String, String)> = Vec::new();
+    for text in expressions(rule) {
+        for (at, start) in text.match_indices("headers['").chain(text.match_indices("headers[\"")) {
+            let quote = if start.ends_with('\'') { '\'' } else { '"' };
+            let Some((name, after)) = text[at + start.len()..].split_once(quote) else { continue };
+            let known = headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
+            if known || name.eq_ignore_ascii_case("content-type") {
+                continue;
+            }
+            let value = compared_with(after.strip_prefix(']').unwrap_or(after));
+            let value = value.as_ref().and_then(Value::as_str).unwrap_or("example");
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    headers
 }
 
 /// The content type and a small body.
@@ -240,6 +263,15 @@ mod tests {
         let mut rule = rule("/x");
         rule.when = Some("body.hospital == 'st. mary''s' and body.patient.age == 7 and anybody.x".into());
         assert!(tried(&rule).ends_with(r#"-d '{"hospital":"st. mary","patient":{"age":7}}'"#), "{}", tried(&rule));
+    }
+
+    #[test]
+    fn headers_that_a_condition_or_a_routing_key_reads_are_sent() {
+        let mut rule = rule("/x");
+        rule.when = Some("headers['x-priority'] == 'express' and headers['X-Priority'] != 'low'".into());
+        rule.routing_key = Some("orders.{{ headers[\"x-region\"] }}".into());
+        let line = tried(&rule);
+        assert!(line.contains("http://127.0.0.1:8080/x -H 'x-priority: express' -H 'x-region: example' -H"), "{line}");
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct Question {
 pub struct Link {
     /// The store.
     pub store: Arc<dyn MessageStore>,
+    /// Whether a rule's routing key means something to it: it has an exchange. Another one takes the message under the
+    /// key of its own.
+    pub keyed: bool,
     /// Tries after the first, while there is no connection.
     pub max_retries: u32,
     /// The waits between them.
@@ -164,6 +167,7 @@ impl Link {
         until: Instant,
         last: bool,
     ) -> Result<Option<Caller>, PublishError> {
+        let routing_key = routing_key.filter(|_| self.keyed);
         let mut failures = 0;
         loop {
             // Looked at before the publish, so that a change during it is not missed.
@@ -253,6 +257,7 @@ mod tests {
     struct Scripted {
         script: Mutex<VecDeque<Said>>,
         asked: Mutex<Vec<Instant>>,
+        keys: Mutex<Vec<Option<String>>>,
         connection: watch::Sender<Connection>,
     }
 
@@ -261,6 +266,7 @@ mod tests {
             Arc::new(Self {
                 script: Mutex::new(script.into_iter().collect()),
                 asked: Mutex::default(),
+                keys: Mutex::default(),
                 connection: watch::Sender::new(Connection::Up),
             })
         }
@@ -271,8 +277,9 @@ mod tests {
     }
 
     impl MessageStore for Scripted {
-        fn publish<'a>(&'a self, _: Arc<Message>, _: Option<&'a str>) -> BoxFuture<'a, Result<(), PublishError>> {
+        fn publish<'a>(&'a self, _: Arc<Message>, key: Option<&'a str>) -> BoxFuture<'a, Result<(), PublishError>> {
             self.asked.lock().unwrap().push(Instant::now());
+            self.keys.lock().unwrap().push(key.map(str::to_owned));
             let mut script = self.script.lock().unwrap();
             let answer = if script.len() > 1 { script.pop_front().unwrap() } else { script[0].clone() };
             Box::pin(async move {
@@ -332,7 +339,7 @@ mod tests {
             max_interval: Duration::from_secs(15),
             jitter: 0.0,
         };
-        Link { store: store.clone(), max_retries: 4, backoff, metrics: metrics.store(name) }
+        Link { store: store.clone(), keyed: true, max_retries: 4, backoff, metrics: metrics.store(name) }
     }
 
     /// The result, the time it took in seconds, and the metrics.
@@ -416,6 +423,19 @@ mod tests {
             assert!(elapsed < 0.01);
             assert!(!metrics.contains(r#"possible_duplicates_total{store="s/a",cause="failover"} 1"#));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_routing_key_is_for_stores_with_an_exchange_and_the_others_have_one_of_their_own() {
+        let nowhere = || Scripted::new([Said::Not(PublishError::Unroutable("eu".into()))]);
+        let (topic, queue, other) = (nowhere(), nowhere(), Scripted::new([Said::Stored]));
+        let metrics = Metrics::default();
+        let failover = vec![Link { keyed: false, ..link(&queue, "s/b", &metrics) }, link(&other, "s/c", &metrics)];
+        let publisher = Publisher::new(link(&topic, "s/a", &metrics), failover, Duration::from_secs(10));
+        let message = Arc::new(Message::new(MessageId::new("id"), "body"));
+        assert_eq!(publisher.publish(message, Some("eu")).await, Ok(()));
+        let keys = [topic, queue, other].map(|store| store.keys.lock().unwrap().clone());
+        assert_eq!(keys, [vec![Some("eu".to_owned())], vec![None], vec![Some("eu".to_owned())]]);
     }
 
     #[tokio::test(start_paused = true)]

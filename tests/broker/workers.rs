@@ -1,7 +1,6 @@
 //! C1, C2, C17, E1, B5, B10, B12: processes of ours that are killed, stopped and restarted, and callers that leave.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::Instant;
 
 use super::client::Client;
@@ -11,7 +10,8 @@ use super::common::{
 use super::proxy::{Proxy, Way, Which};
 use super::traffic::Traffic;
 use crate::support::http::Connection;
-use crate::support::{Recorder, Reply, Setup, Stagepost, eventually, manifest, millis, seconds};
+use crate::support::process::signal;
+use crate::support::{Recorder, Reply, Setup, eventually, manifest, millis, seconds};
 
 const QUEUE: &str = "default.box";
 
@@ -86,7 +86,7 @@ fn c17_what_a_worker_acknowledges_after_a_long_sleep_counts_for_nothing() {
     let mut traffic = Traffic::start(&ingress, 2, millis(60));
     eventually("the first one delivers", seconds(10), || (target.count() > 20).then_some(()));
     let asleep = Instant::now();
-    signal(&first, "STOP");
+    signal(first.pid(), "STOP");
     // The broker gives it up after two heartbeats, and then the second one's turn comes.
     let second = start(&share.uri, &worker);
     let took_over = eventually("the second one delivers", seconds(50), || {
@@ -94,7 +94,7 @@ fn c17_what_a_worker_acknowledges_after_a_long_sleep_counts_for_nothing() {
     });
     say(&format!("C17: the second worker delivers after {:.1?}", took_over - asleep));
     let woken = Instant::now();
-    signal(&first, "CONT");
+    signal(first.pid(), "CONT");
     std::thread::sleep(seconds(2));
     traffic.finish();
     let hits = drained(&second, &target, &traffic);
@@ -103,11 +103,6 @@ fn c17_what_a_worker_acknowledges_after_a_long_sleep_counts_for_nothing() {
     assert_explained(&hits, &[asleep, woken]);
     // The window that the first one held, at most.
     assert!(verdict.duplicated.len() <= 64, "{:?}", verdict.duplicated);
-}
-
-fn signal(run: &Stagepost, signal: &str) {
-    let status = Command::new("kill").arg(format!("-{signal}")).arg(run.pid().to_string()).status().unwrap();
-    assert!(status.success());
 }
 
 #[test]

@@ -222,6 +222,32 @@ pub(crate) async fn competing_consumers_get_each_message_once(subject: impl Subj
     consumers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// Each has room for all of it; that is no reason to leave the other without.
+pub(crate) async fn consumers_that_wait_side_by_side_share_what_comes(subject: impl Subject) {
+    let store = subject.store("s", &competing("q")).await.unwrap();
+    let (found, mut all) = tokio::sync::mpsc::channel(1000);
+    for consumer in 0..2 {
+        let (store, found) = (store.clone(), found.clone());
+        tokio::spawn(async move {
+            let mut attached = store.consume(64).await.unwrap();
+            found.send(consumer).await.unwrap();
+            while let Ok(delivery) = attached.next().await {
+                attached.ack(&[delivery.tag]).unwrap();
+                found.send(consumer).await.unwrap();
+            }
+        });
+    }
+    let both = [all.recv().await.unwrap(), all.recv().await.unwrap()];
+    assert_ne!(both[0], both[1], "both are attached");
+    tokio::time::sleep(A_MOMENT).await;
+    let mut got = [0, 0];
+    for number in 0..40 {
+        publish_numbers(&*store, number..number + 1).await;
+        got[all.recv().await.unwrap()] += 1;
+    }
+    assert!(got[0] >= 10 && got[1] >= 10, "{got:?} of 40");
+}
+
 pub(crate) async fn the_second_of_single_active_consumers_waits_for_the_first(subject: impl Subject) {
     let store = subject.store("s", &plain("q")).await.unwrap();
     let mut first = store.consume(2).await.unwrap();

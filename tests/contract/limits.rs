@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use stagepost::core::message::{Message, MessageId};
-use stagepost::core::topology::Queue;
+use stagepost::core::topology::{ExchangeKind, Queue};
 use stagepost::store::PublishError;
 
-use crate::subject::{Subject, drain, next, numbered, on_queue, publish_numbers, queue, take, until};
+use crate::subject::{
+    Subject, bound, drain, exchange, next, number, numbered, on_queue, publish_numbers, queue, take, until,
+};
 
 pub(crate) async fn a_queue_at_its_maximum_length_refuses_and_has_room_again_after_an_ack<S: Subject>(subject: S) {
     let topology = on_queue(Queue { max_length: Some(3), ..queue("q") });
@@ -53,6 +55,27 @@ pub(crate) async fn a_queue_at_its_maximum_bytes_refuses_and_has_room_again_afte
     consumer.ack(&[first.tag]).unwrap();
     drop(consumer);
     until("there is room again", || async { publish(100).await.is_ok() }).await;
+}
+
+pub(crate) async fn one_full_queue_of_an_exchange_refuses_for_all_of_them<S: Subject>(subject: S) {
+    let fanout = |name: &str| bound(name, exchange("x", ExchangeKind::Fanout), &[]);
+    let main = subject.store("main", &fanout("main")).await.unwrap();
+    let mut full = fanout("full");
+    full.queue.as_mut().unwrap().max_length = Some(3);
+    let full = subject.store("full", &full).await.unwrap();
+    let room = 3 + S::LENGTH_SLACK;
+    publish_numbers(&*main, 0..room).await;
+    assert!(matches!(main.publish(numbered(room), None).await, Err(PublishError::Refused(_))));
+    assert!(matches!(full.publish(numbered(room), None).await, Err(PublishError::Refused(_))));
+    assert_eq!(full.depth().await.unwrap().ready, room);
+    let copies = if S::KEEPS_COPIES_BESIDE_A_FULL_QUEUE { 2 } else { 0 };
+    until("the other queue is as said", || async { main.depth().await.unwrap().ready == room + copies }).await;
+    let mut consumer = full.consume(1).await.unwrap();
+    let first = next(&mut consumer).await;
+    assert_eq!(number(&first), 0);
+    consumer.ack(&[first.tag]).unwrap();
+    drop(consumer);
+    until("there is room again", || async { main.publish(numbered(100), None).await.is_ok() }).await;
 }
 
 /// 64 publishers, a queue that flips between full and not, a fast consumer: the set of accepted messages is the set of

@@ -38,6 +38,9 @@ pub(crate) trait Subject: Sized + Send + Sync + 'static {
 
     /// Whether what a consumer holds counts towards the maximum length; RabbitMQ counts what is ready.
     const COUNTS_WHAT_IS_TAKEN: bool;
+
+    /// Whether a publish that one queue of an exchange refuses is refused, and stored in the others all the same.
+    const KEEPS_COPIES_BESIDE_A_FULL_QUEUE: bool;
 }
 
 /// The embedded store in a folder of its own.
@@ -49,6 +52,7 @@ pub(crate) struct Embedded {
 impl Subject for Embedded {
     const LENGTH_SLACK: u64 = 0;
     const COUNTS_WHAT_IS_TAKEN: bool = true;
+    const KEEPS_COPIES_BESIDE_A_FULL_QUEUE: bool = false;
 
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -83,6 +87,7 @@ impl<const QUORUM: bool> Rabbit<QUORUM> {
 impl<const QUORUM: bool> Subject for Rabbit<QUORUM> {
     const LENGTH_SLACK: u64 = if QUORUM { 1 } else { 0 };
     const COUNTS_WHAT_IS_TAKEN: bool = false;
+    const KEEPS_COPIES_BESIDE_A_FULL_QUEUE: bool = true;
 
     fn missing() -> Option<&'static str> {
         broker::version().is_none().then_some("the store contract on RabbitMQ")

@@ -255,7 +255,8 @@ fn compile(
         max_interval: Duration::from_secs(5),
         jitter: 0.0,
     };
-    let link = Link { store: store.clone(), max_retries: 3, backoff, metrics: metrics.store("shop/orders") };
+    let link =
+        Link { store: store.clone(), keyed: true, max_retries: 3, backoff, metrics: metrics.store("shop/orders") };
     let publisher = Arc::new(Publisher::new(link, vec![], Duration::from_secs(10)));
     RouteTable::compile(vec![RouteInput {
         plan: IngressPlan {

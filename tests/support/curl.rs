@@ -71,6 +71,23 @@ impl Curl {
     }
 }
 
+/// The commands of all shell blocks of a page.
+pub fn shell_lines(page: &str) -> Vec<String> {
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines = blocks.flat_map(|block| block.replace("\\\n", " ").lines().map(str::to_owned).collect::<Vec<_>>());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// `for n in 1 2; do COMMAND; done` is the command with 1 and with 2 for `$n`; anything else is itself.
+pub fn unlooped(line: &str) -> Vec<String> {
+    let Some((head, rest)) = line.strip_prefix("for ").and_then(|rest| rest.split_once("; do ")) else {
+        return vec![line.to_owned()];
+    };
+    let (name, words) = head.split_once(" in ").unwrap();
+    let command = rest.strip_suffix("; done").unwrap();
+    words.split(' ').map(|word| command.replace(&format!("${name}"), word)).collect()
+}
+
 /// Splits as a shell does: quotes, backslashes.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut started) = (Vec::new(), String::new(), false);
@@ -102,6 +119,16 @@ fn words(line: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loop_is_its_command_for_each_word() {
+        let page =
+            "text\n```sh\nfor n in 1 2; do curl http://x/ \\\n -d \"job $n\"; done\n\nstagepost status\n```\nmore\n";
+        let lines = shell_lines(page);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(unlooped(&lines[0]), [1, 2].map(|n| format!("curl http://x/   -d \"job {n}\"")));
+        assert_eq!(unlooped(&lines[1]), ["stagepost status"]);
+    }
 
     #[test]
     fn a_curl_line_is_read_as_a_shell_and_curl_would() {

@@ -161,8 +161,7 @@ impl Stagepost {
 
     /// SIGTERM only.
     pub fn signal_term(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
-        assert!(status.success());
+        signal(self.pid(), "TERM");
     }
 
     /// SIGTERM, and waits for the end.
@@ -365,6 +364,12 @@ impl Drop for Stagepost {
             eprintln!("--- the process printed (last lines):\n{}\n---", log[last..].join("\n"));
         }
     }
+}
+
+/// Sends a signal, by its name without SIG.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
+    assert!(status.success());
 }
 
 /// A command that has ended.

@@ -16,6 +16,8 @@ const fn rule(id: &'static str, field: &'static str, remedy: &'static str) -> Co
 
 const STORE_EXISTS: Controlled = rule("store-exists", "spec", "create it, or correct the name");
 const ONE_QUEUE: Controlled = rule("one-queue", "spec.queue.name", "give each store a queue of its own");
+const ONE_EXCHANGE_TYPE: Controlled =
+    rule("one-exchange-type", "spec.exchange.type", "give both the same type, or this one another exchange");
 const FAILOVER_CYCLE: Controlled = rule(
     "failover-cycle",
     "spec.failoverStoreRef.name",
@@ -44,6 +46,7 @@ const STORE_IN_USE: Controlled = rule(
 pub(super) const RULES: &[Controlled] = &[
     STORE_EXISTS,
     ONE_QUEUE,
+    ONE_EXCHANGE_TYPE,
     FAILOVER_CYCLE,
     ROUTING_KEY_NEEDS_EXCHANGE,
     SOURCE_NEEDS_QUEUE,
@@ -71,6 +74,26 @@ pub(in crate::plan) fn check_store(object: &MessageStore, world: &World<'_>, fin
         if let Some(first) = first {
             let what = format!("the queue `{name}` is already that of MessageStore `{}`", first.name());
             findings.push(Finding { reason: Reason::StoreInUse, ..broken(&ONE_QUEUE, "spec.queue.name", what) });
+        }
+    }
+    if let Some(exchange) = &object.spec.exchange {
+        let first = world.stores_in(namespace).find_map(|other| {
+            let theirs = other.spec.exchange.as_ref()?;
+            let contradicts = theirs.name == exchange.name
+                && theirs.kind != exchange.kind
+                && is_older(other, object)
+                && same_broker(&other.spec.broker, &object.spec.broker);
+            contradicts.then_some((other, theirs))
+        });
+        if let Some((other, theirs)) = first {
+            let what = format!(
+                "the exchange `{}` is of type {:?} in MessageStore `{}`, and of type {:?} here",
+                exchange.name,
+                theirs.kind,
+                other.name(),
+                exchange.kind
+            );
+            findings.push(broken(&ONE_EXCHANGE_TYPE, "spec.exchange.type", what));
         }
     }
     let path = "spec.failoverStoreRef.name";

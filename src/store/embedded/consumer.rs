@@ -29,7 +29,13 @@ impl Attached {
 
     async fn take_next(&mut self) -> Result<Delivery, StoreError> {
         let queue = self.queue.clone();
+        let mut gave_way = false;
         loop {
+            // Once for each message: the other one may be busy, and nobody waits for it.
+            if !gave_way && queue.is_anothers_turn(self.number) {
+                gave_way = true;
+                tokio::task::yield_now().await;
+            }
             // Made before looking, so that a change in between is not missed.
             let changed = queue.changed().notified();
             if self.inner.shared.is_closed() {

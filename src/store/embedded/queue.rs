@@ -72,6 +72,10 @@ struct State {
     failure: Option<StoreError>,
     consumers: VecDeque<u64>,
     next_consumer: u64,
+    /// Consumers that found nothing when they asked last.
+    idle: BTreeSet<u64>,
+    /// Who got the last message.
+    last: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -178,6 +182,7 @@ impl Queue {
     pub(super) fn detach(&self, consumer: u64, held: Vec<Lease>) {
         let mut state = lock(&self.state);
         state.consumers.retain(|other| *other != consumer);
+        state.idle.remove(&consumer);
         state.leased = state.leased.saturating_sub(held.len() as u64);
         for lease in held {
             state.put_back(lease);
@@ -202,7 +207,25 @@ impl Queue {
         if state.settling >= MAX_SETTLING {
             return Step::Wait;
         }
-        state.step()
+        let step = state.step();
+        match step {
+            Step::Wait => {
+                state.idle.insert(consumer);
+            }
+            Step::Take { .. } => {
+                state.idle.remove(&consumer);
+                state.last = Some(consumer);
+            }
+            Step::Load(_) | Step::Failed(_) => {}
+        }
+        step
+    }
+
+    /// Whether `consumer` got the last message and another one has nothing to do: then that one should have its turn
+    /// first, as with a broker that deals them out.
+    pub(super) fn is_anothers_turn(&self, consumer: u64) -> bool {
+        let state = lock(&self.state);
+        state.last == Some(consumer) && state.idle.iter().any(|other| *other != consumer)
     }
 
     /// A message was acknowledged; the writer has been or will be told.
