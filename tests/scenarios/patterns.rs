@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::curl::{Curl, shell_lines, unlooped};
-use crate::support::http::Answer;
+use crate::support::http::{Answer, once};
 use crate::support::{Setup, Stagepost, eventually, millis, seconds};
 
 /// A reader of a README who has started its example and goes through its commands.
@@ -82,6 +82,12 @@ impl Reader {
         let line = self.next("curl -X PUT http://127.0.0.1:9095/__script ");
         let answer = Curl::read(&line, Path::new(".")).send(self.sink);
         assert!(answer.status < 300, "{line}: {}", answer.text());
+    }
+
+    /// What the README leaves to the reader.
+    fn script_is(&self, script: &str) {
+        let answer = once(self.sink, "PUT", "/__script", &[], script.as_bytes()).unwrap();
+        assert!(answer.status < 300, "{}", answer.text());
     }
 
     /// The next command, again and again until the sink has so many hits; then no more may come.
@@ -183,6 +189,23 @@ fn pub_sub() {
     eventually("the archive takes any number of words", seconds(15), || {
         (run.post("/orders/eu/created/late", &[], "order 2").status == 202).then_some(())
     });
+    reader.ends();
+}
+
+#[test]
+fn request_reply() {
+    let mut reader = Reader::start("request-reply");
+    reader.script();
+    let answer = reader.posts_are_answered(200).remove(0);
+    assert_eq!(answer.text(), r#"{"price": 42}"#);
+    reader.script();
+    let begun = std::time::Instant::now();
+    reader.posts_are_answered(422);
+    assert!(begun.elapsed() < seconds(3), "{:?}", begun.elapsed());
+    let run = &reader.run;
+    let json = [("Content-Type", "application/json")];
+    reader.script_is("[500]");
+    assert_eq!(run.post("/quotes", &json, "{}").status, 500);
     reader.ends();
 }
 

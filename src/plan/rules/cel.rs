@@ -117,6 +117,7 @@ pub(super) const CHECKS: &[CelCheck] = &[
     check_of("target-url", cel::TARGET_URL, "", Now(|v| text(v, is_target_url))),
     check_of("service-path", cel::SERVICE_PATH, "", Now(|v| text(v, is_service_path))),
     check_of("target-timeout", cel::TARGET_TIMEOUT, "", Now(|v| milliseconds(v).is_none_or(|ms| ms <= 300_000))),
+    check_of("reply-timeout", cel::REPLY_TIMEOUT, "", Now(|v| milliseconds(v).is_none_or(|ms| ms <= 600_000))),
     check_of("auth-one", cel::AUTH_ONE, "", Now(|v| one_of(v, &["basic", "bearer"]))),
     check_of(
         "strict-concurrency",
