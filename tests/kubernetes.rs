@@ -9,6 +9,7 @@
 mod support;
 
 mod kubernetes {
+    mod apart;
     mod cluster;
     mod conflicts;
     mod controller;
@@ -22,4 +23,5 @@ mod kubernetes {
     mod rollout;
     mod secrets;
     mod space;
+    mod steps;
 }

@@ -418,7 +418,10 @@ const SOMETIMES: [&str; 7] =
 /// Whether the object's status has these numbers, and no others.
 fn holds<K: Ours>(object: &K, numbers: &Value) -> bool {
     let status = serde_json::to_value(object).map(|mut value| value["status"].take()).unwrap_or_default();
-    let has = |(name, value): (&String, &Value)| status.get(name) == Some(value);
+    // An empty list and none are the same once they are read.
+    let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    let has =
+        |(name, value): (&String, &Value)| status.get(name).map_or_else(|| is_empty(value), |found| found == value);
     let is_left = |name: &&str| status.get(name).is_some() && numbers.get(name).is_none();
     numbers.as_object().is_some_and(|numbers| numbers.iter().all(has)) && !SOMETIMES.iter().any(is_left)
 }
