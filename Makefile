@@ -1,5 +1,5 @@
 # `make test` is the whole judgement; the other targets are its parts and what a contributor needs between.
-.PHONY: test test-all soak quick lint crds chart bench cluster cluster-down
+.PHONY: test test-all soak quick lint crds chart bench bench-controller cluster cluster-down
 
 test: ## format, lints, every test, a minute of fuzzing; ends with a count
 	tests/all.sh
@@ -27,6 +27,11 @@ chart: ## writes the chart's CRDs, deploy/ and the table of values, and lints th
 bench: ## accepted and delivered messages a second on this machine, beside wrk straight to the sink
 	cargo build --release
 	benches/throughput
+
+bench-controller: ## what 300 objects cost a controller: time, requests, memory, two idle minutes (on our cluster)
+	tests/cluster/cluster up >/dev/null && tests/cluster/cluster image-rabbitmq 4.0 && tests/cluster/image-stagepost
+	tests/cluster/cluster exec env STAGEPOST_TEST_CLUSTER=own STAGEPOST_TEST_FULL=1 \
+	  cargo test --test kubernetes steps::what -- --nocapture
 
 cluster: ## a real one-node Kubernetes on this machine; see tests/cluster/README.md (needs root; the first time 9 minutes)
 	@kubeconfig=$$(tests/cluster/cluster up) && printf '%s\n' \

@@ -24,4 +24,5 @@ mod kubernetes {
     mod secrets;
     mod space;
     mod steps;
+    mod upgrade;
 }

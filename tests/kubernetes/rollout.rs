@@ -9,7 +9,7 @@ use super::cluster::{shared, whole};
 use super::space::Space;
 use crate::support::checker::{Checker, Id, Saw};
 use crate::support::http::Connection;
-use crate::support::{eventually, seconds};
+use crate::support::{eventually, is_full, seconds};
 
 /// Requests through a rolling restart of the ingress.
 const REQUESTS: usize = 100_000;
@@ -86,7 +86,9 @@ fn e1_rollouts_of_a_strict_processor_under_load_keep_the_order_and_lose_nothing(
             }
         })
     };
-    for round in ["0", "1", "2"] {
+    let rollouts = if is_full() { 20 } else { 3 };
+    for round in 0..rollouts {
+        let round = round.to_string();
         space.patch("fwp", "out", &json!({"spec": {"workload": {"podAnnotations": {"round": round}}}}));
         space.until("deployment", "out-forwarder", seconds(60), |object| {
             object["spec"]["template"]["metadata"]["annotations"]["round"] == round
