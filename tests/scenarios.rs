@@ -1,4 +1,5 @@
-//! Black-box scenarios against the real binary, with the embedded store and a recording target.
+//! Black-box scenarios against the real binary, with a recording target: on the embedded store, and on a broker where
+//! a run says so (`STAGEPOST_TEST_STORES`).
 //!
 //! Each is the behaviour of a known system (asynchronous messaging, reliable delivery, a payment desk), told as a
 //! sentence. They mostly wait; so they run side by side, each with its own process.
