@@ -171,11 +171,6 @@ pub const TARGET_STORE_ALONE: CelRule = CelRule {
     rule: "!has(self.storeRef) || !(has(self.headers) || has(self.tls) || has(self.auth))",
     message: "headers, tls and auth mean nothing beside target.storeRef, since a store is not called over HTTP; remove them",
 };
-/// What moves to a store is the message as it was stored.
-pub const TARGET_STORE_UNCHANGED: CelRule = CelRule {
-    rule: "!has(self.target.storeRef) || !has(self.transform) || self.transform.all(step, has(step.filter) || has(step.log))",
-    message: "a message moves to target.storeRef as it was stored, so only filter and log mean something there; remove the other steps, or move them to the processor that takes from that store",
-};
 /// A method, or the stored one.
 pub const TARGET_METHOD: CelRule = CelRule {
     rule: "self.matches('^([A-Z]+|Preserve)$')",

@@ -61,7 +61,6 @@ use super::transform::TransformStep;
     cel::PER_KEY_WITHOUT_KEY,
     cel::MESSAGE_INTERVAL_CONCURRENCY,
     cel::REPLICAS,
-    cel::TARGET_STORE_UNCHANGED,
 ]))]
 pub struct ForwardingProcessorSpec {
     /// The store it takes from. Immutable.

@@ -126,7 +126,7 @@ impl EvalError {
     /// The same, of a message whose body no expression can read.
     pub(super) fn without_body(mut self) -> Self {
         if let Self::Undefined { name, why, .. } = &mut self
-            && name.contains("body")
+            && name.split(|c: char| !c.is_alphanumeric() && c != '_').next() == Some("body")
         {
             *why = " (the message's body is not UTF-8 text)";
         }

@@ -1,7 +1,7 @@
 //! What a caller that waits for the answer is told (request-reply): every final outcome of its request.
 //!
 //! A reply goes before the acknowledgement, and before what `onFailure` asks for. It is sent again until the broker
-//! has it or the caller waits no more; after that nothing of the message depends on it.
+//! has it or the caller waits no more, but for ten seconds at most; after that nothing of the message depends on it.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

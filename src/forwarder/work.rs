@@ -111,7 +111,7 @@ pub(super) fn dead_letter(
                 return Done::DeadLettered { delivery, stored: true };
             };
             failures = failures.saturating_add(1);
-            if matches!(error, PublishError::Unknown(_)) {
+            if error.may_be_stored() {
                 // It is stored again, and may then be there twice.
                 processor.shared.metrics.dead_letter_again.inc();
             }

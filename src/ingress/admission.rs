@@ -85,7 +85,7 @@ impl AsRef<[u8]> for Charged {
 
 impl Permit {
     /// Takes the place of what was reserved, and is given back with the last of these bytes. More than the route allows
-    /// is taken all the same, for it is there; new requests are refused then.
+    /// is taken all the same, for it is there; new requests with a body are refused then.
     pub(super) fn charge(mut self, bytes: Bytes) -> Bytes {
         let length = bytes.len() as u64;
         self.shrink(length);

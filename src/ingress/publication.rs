@@ -124,7 +124,7 @@ impl Route {
 /// What a caller may know of a publish that failed: never the broker's own words.
 fn not_stored(error: &PublishError) -> Problem {
     let (detail, remedy) = match error {
-        PublishError::Unknown(_) => (
+        PublishError::Unknown(_) | PublishError::PartlyRefused(_) => (
             "it is not known whether the message was stored",
             "send it again with the same Idempotency-Key; the target may get it twice",
         ),

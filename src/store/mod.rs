@@ -148,6 +148,9 @@ pub enum PublishError {
     /// The queue is full, or the disk is, or the broker raised an alarm; nothing was stored.
     #[error("refused: {0}")]
     Refused(String),
+    /// One of several queues has refused it, and the broker does not say which; others may have it.
+    #[error("refused by a queue behind the exchange: {0}")]
+    PartlyRefused(String),
     /// No queue is bound for the routing key; nothing was stored.
     #[error("unroutable: no queue is bound for routing key `{0}`")]
     Unroutable(String),
@@ -165,8 +168,13 @@ impl PublishError {
         match self {
             Self::NotConnected(_) | Self::Refused(_) | Self::Invalid(_) => "refused",
             Self::Unroutable(_) => "unroutable",
-            Self::Unknown(_) => "unknown",
+            Self::Unknown(_) | Self::PartlyRefused(_) => "unknown",
         }
+    }
+
+    /// Whether the message may be stored somewhere all the same.
+    pub fn may_be_stored(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::PartlyRefused(_))
     }
 }
 

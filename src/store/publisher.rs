@@ -8,7 +8,7 @@
 //! |---|---|
 //! | not connected | `retry`, then the failover store; without one, `retry` only while the first connect since the start or the loss is pending: then the store is known to be down |
 //! | refused, unroutable | the failover store at once |
-//! | unknown | the failover store takes a second copy (a possible duplicate); never a retry here |
+//! | unknown, partly refused | the failover store takes a second copy (a possible duplicate); never a retry here |
 //! | the message is invalid | nothing: no store would take it |
 
 use std::sync::Arc;
@@ -139,7 +139,7 @@ impl Publisher {
 impl Failure<'_> {
     fn count_as_taken_over(&self) {
         self.metrics.published("failover", self.elapsed);
-        if matches!(self.error, PublishError::Unknown(_)) {
+        if self.error.may_be_stored() {
             self.metrics.possible_duplicates.inc();
         }
     }
@@ -150,7 +150,7 @@ fn conclude(failures: Vec<Failure<'_>>) -> PublishError {
     let mut conclusion = PublishError::NotConnected("no store was asked".to_owned());
     for failure in failures {
         failure.metrics.published(failure.error.label(), failure.elapsed);
-        if !matches!(conclusion, PublishError::Unknown(_)) {
+        if !conclusion.may_be_stored() {
             conclusion = failure.error;
         }
     }

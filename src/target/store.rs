@@ -49,7 +49,9 @@ impl Target for StoreTarget {
 fn outcome_of(error: &PublishError) -> Outcome {
     match error {
         // Nothing was stored, and it is not the message's fault: with `whileUnreachable: Wait` it waits.
-        PublishError::NotConnected(_) | PublishError::Refused(_) => Outcome::ConnectionError(error.to_string()),
+        PublishError::NotConnected(_) | PublishError::Refused(_) | PublishError::PartlyRefused(_) => {
+            Outcome::ConnectionError(error.to_string())
+        }
         PublishError::Unroutable(_) => Outcome::Unroutable,
         // It may be stored: as after a request whose answer never came.
         PublishError::Unknown(_) => Outcome::Timeout,

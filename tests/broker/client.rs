@@ -168,9 +168,10 @@ impl Client {
         self.on_channel(async move |channel| channel.queue_declare(short(queue), options, table).await).unwrap();
     }
 
-    pub(crate) fn delete_queue(&self, queue: &str) {
+    /// Answers how many messages went with it.
+    pub(crate) fn delete_queue(&self, queue: &str) -> u32 {
         let options = QueueDeleteOptions::default();
-        self.on_channel(async move |channel| channel.queue_delete(short(queue), options).await).unwrap();
+        self.on_channel(async move |channel| channel.queue_delete(short(queue), options).await).unwrap()
     }
 
     pub(crate) fn purge(&self, queue: &str) -> u32 {

@@ -65,8 +65,14 @@ pub(crate) async fn one_full_queue_of_an_exchange_refuses_for_all_of_them<S: Sub
     let full = subject.store("full", &full).await.unwrap();
     let room = 3 + S::LENGTH_SLACK;
     publish_numbers(&*main, 0..room).await;
-    assert!(matches!(main.publish(numbered(room), None).await, Err(PublishError::Refused(_))));
-    assert!(matches!(full.publish(numbered(room), None).await, Err(PublishError::Refused(_))));
+    // A store that keeps copies beside the full queue can't say that it has none.
+    let refuses = |result| match result {
+        Err(PublishError::PartlyRefused(_)) => S::KEEPS_COPIES_BESIDE_A_FULL_QUEUE,
+        Err(PublishError::Refused(_)) => !S::KEEPS_COPIES_BESIDE_A_FULL_QUEUE,
+        _ => false,
+    };
+    assert!(refuses(main.publish(numbered(room), None).await));
+    assert!(refuses(full.publish(numbered(room), None).await));
     assert_eq!(full.depth().await.unwrap().ready, room);
     let copies = if S::KEEPS_COPIES_BESIDE_A_FULL_QUEUE { 2 } else { 0 };
     until("the other queue is as said", || async { main.depth().await.unwrap().ready == room + copies }).await;

@@ -151,7 +151,7 @@ pub(crate) fn told(outcome: &Result<(), PublishError>) -> Told {
         Ok(()) => Told::Ok,
         Err(PublishError::Refused(_)) => Told::Refused,
         Err(PublishError::Unroutable(_)) => Told::Unroutable,
-        Err(PublishError::Unknown(_)) => Told::Unknown,
+        Err(PublishError::Unknown(_) | PublishError::PartlyRefused(_)) => Told::Unknown,
         Err(PublishError::NotConnected(_)) => Told::NotConnected,
         Err(PublishError::Invalid(_)) => Told::Invalid,
     }

@@ -182,6 +182,10 @@ impl Session<'_> {
                     consumer_count: u32::try_from(consumers).unwrap(),
                 })
             }
+            M::Delete(delete) => {
+                let deleted = state.queues.remove(delete.queue.as_str()).unwrap_or_default();
+                M::DeleteOk(queue::DeleteOk { message_count: u32::try_from(deleted.len()).unwrap() })
+            }
             M::Bind(bind) => {
                 let key = (bind.exchange.as_str().to_owned(), bind.routing_key.as_str().to_owned());
                 state.bindings.insert(key, bind.queue.as_str().to_owned());

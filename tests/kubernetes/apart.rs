@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::cluster::{SYSTEM, await_controller, image, kubectl};
+use super::cluster::{SYSTEM, image, kubectl, run};
 use crate::support::process::BINARY;
 use crate::support::{eventually, http, seconds};
 
@@ -87,13 +87,22 @@ impl Apart {
         self.seen.dead.store(false, Ordering::SeqCst);
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(BINARY)
-            .args(["--log-format", "text", "controller", "--image", &image(), "--image-pull-policy", "Never"])
+            .args([
+                "--log-format",
+                "text",
+                "--log-level",
+                "error",
+                "controller",
+                "--image",
+                &image(),
+                "--image-pull-policy",
+                "Never",
+            ])
             .args(["--namespaces", namespace, "--own-namespace", SYSTEM, "--listen", &listen.to_string()])
             .env("KUBECONFIG", self.kubeconfig.path())
             .env_remove("KUBERNETES_SERVICE_HOST")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         Controller { child, seen: self.seen.clone(), listen }
@@ -110,8 +119,10 @@ impl Drop for Apart {
         let _ = self.kubectl_proxy.kill();
         let _ = self.kubectl_proxy.wait();
         let _ = TcpStream::connect(self.proxy);
-        kubectl(&["scale", "-n", SYSTEM, "deployment/stagepost-controller", "--replicas=1"]);
-        await_controller();
+        // Not by what panics: a test that fails is told first.
+        run("kubectl", &["scale", "-n", SYSTEM, "deployment/stagepost-controller", "--replicas=1"], "");
+        let back = ["rollout", "status", "-n", SYSTEM, "deployment/stagepost-controller", "--timeout=120s"];
+        run("kubectl", &back, "");
     }
 }
 
@@ -125,13 +136,17 @@ pub(crate) struct Controller {
 
 impl Controller {
     /// Kills it if it has come to its death. False: it lives.
+    #[track_caller]
     pub(crate) fn is_dead(&mut self) -> bool {
         let dead = self.seen.dead.load(Ordering::SeqCst);
         if dead {
             self.child.kill().unwrap();
             self.child.wait().unwrap();
+        } else {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the controller ended by itself: {ended:?}");
         }
-        dead || self.child.try_wait().unwrap().is_some()
+        dead
     }
 
     pub(crate) fn pid(&self) -> u32 {

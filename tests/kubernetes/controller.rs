@@ -156,7 +156,7 @@ fn e7_numbers_and_conditions_do_not_delete_each_other_and_nothing_is_written_whe
     let version = |kind: &str, name: &str| space.get(kind, name)["metadata"]["resourceVersion"].clone();
     let all = [("mstore", "box"), ("iroute", "in"), ("fwp", "out"), ("deployment", "in-ingress")];
     let before: Vec<_> = all.iter().map(|(kind, name)| version(kind, name)).collect();
-    std::thread::sleep(seconds(120));
+    std::thread::sleep(seconds(30));
     let after: Vec<_> = all.iter().map(|(kind, name)| version(kind, name)).collect();
     assert_eq!(before, after, "something was written though nothing changed");
 }

@@ -98,7 +98,7 @@ fn e1_rollouts_of_a_strict_processor_under_load_keep_the_order_and_lose_nothing(
         });
         assert!(space.pods("out").len() <= 1, "two pods at once");
     }
-    // And one that is evicted, as by a node that is drained.
+    // And one that is deleted.
     let pod = space.pods("out")[0]["metadata"]["name"].as_str().unwrap().to_owned();
     space.kubectl(&["delete", "pod", &pod]);
     stop.store(true, Ordering::Relaxed);

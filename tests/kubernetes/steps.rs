@@ -34,6 +34,20 @@ fn die_at_every_write(apart: &Apart, space: &Space, step: usize, done: impl Fn()
     deaths
 }
 
+/// Two minutes in which nothing happens, once it has been silent for a while: not one write.
+fn idles(apart: &Apart, space: &Space) {
+    let _controller = apart.controller(&space.name, Death::Never);
+    let writes =
+        || -> Vec<String> { apart.requests().into_iter().filter(|request| !request.starts_with("GET ")).collect() };
+    eventually("nothing is to be written", seconds(60), || {
+        std::thread::sleep(seconds(12));
+        writes().is_empty().then_some(())
+    });
+    std::thread::sleep(seconds(120));
+    let written = writes();
+    assert!(written.is_empty(), "written though nothing changed: {written:#?}");
+}
+
 #[test]
 fn d1_a_controller_that_dies_at_each_of_its_writes_comes_to_the_same_end() {
     let Some(_whole) = whole() else { return };
@@ -43,6 +57,7 @@ fn d1_a_controller_that_dies_at_each_of_its_writes_comes_to_the_same_end() {
     let is_ready = |kind: &str, name: &str| is(&get(&space.name, kind, name), "Ready", "True");
     let all_ready = || is_ready("mstore", "box") && is_ready("iroute", "in") && is_ready("fwp", "out");
     let made = die_at_every_write(&apart, &space, 1, all_ready);
+    idles(&apart, &space);
     let count = |kind: &str| list(&space.name, kind, "app.kubernetes.io/managed-by=stagepost").len();
     let children = || ["deployments", "services", "serviceaccounts", "configmaps", "poddisruptionbudgets"].map(count);
     assert_eq!(children(), [2, 1, 2, 2, 1]);

@@ -21,16 +21,11 @@ fn without_rules(value: &mut Value) {
 /// Puts the definitions of this version back, however the test ends.
 struct Definitions;
 
-impl Definitions {
-    fn of_this_version() {
-        let folder = file("crds").display().to_string();
-        kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &folder]);
-    }
-}
-
 impl Drop for Definitions {
     fn drop(&mut self) {
-        Self::of_this_version();
+        let folder = file("crds").display().to_string();
+        let back = run("kubectl", &["apply", "--server-side", "--force-conflicts", "-f", &folder], "");
+        assert!(back.ok || std::thread::panicking(), "{}", back.err);
     }
 }
 

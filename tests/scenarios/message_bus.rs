@@ -187,6 +187,18 @@ fn p1_of_two_processors_on_one_store_each_message_reaches_exactly_one() {
     assert_eq!(came.into_iter().cloned().collect::<BTreeSet<_>>(), sent);
 }
 
+/// Stops a process, and waits until each of its threads is stopped: one of them has to run to tell the others.
+fn put_to_sleep(pid: u32) {
+    signal(pid, "STOP");
+    let sleeps = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    };
+    eventually("all of its threads are stopped", seconds(5), || {
+        std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(sleeps).then_some(())
+    });
+}
+
 #[test]
 fn p3_a_worker_that_dies_between_the_answer_and_its_acknowledgement_delivers_that_message_once_more() {
     let pid = Arc::new(AtomicU32::new(0));
@@ -196,7 +208,7 @@ fn p3_a_worker_that_dies_between_the_answer_and_its_acknowledgement_delivers_tha
     let target = Recorder::answering(move |hit| {
         if hit.index == 0 {
             std::thread::sleep(millis(300));
-            signal(sleeper.load(Ordering::SeqCst), "STOP");
+            put_to_sleep(sleeper.load(Ordering::SeqCst));
         }
         Reply::status(200)
     });

@@ -121,6 +121,25 @@ fn from_store_to_store_a_filter_lets_through_what_it_names_unchanged_and_counts_
     assert_eq!((run.depth("box"), run.depth("large")), (0, 0));
 }
 
+#[test]
+fn from_store_to_store_a_transform_changes_what_moves_and_not_who_it_is() {
+    let target = Recorder::start();
+    let move_on = "storeRef: {name: box}\ntarget: {storeRef: {name: next}}\ntransform:\n\
+                   - setBody: {template: \"<{{ body.a }}>\"}\n- setHeader: {name: X-Moved, value: \"yes\"}";
+    let yaml = [
+        manifest::store("box", ""),
+        manifest::route("in", "/in", "box"),
+        manifest::store("next", ""),
+        manifest::object("ForwardingProcessor", "move", move_on),
+        manifest::processor("out", "next", &target.url(), ""),
+    ];
+    let run = Setup::manifests(yaml.concat()).start();
+    let id = run.post("/in", &[("X-A", "1")], r#"{"a": 7}"#).header("stagepost-message-id");
+    let hit = target.await_hits(1, seconds(5)).remove(0);
+    assert_eq!((hit.text().as_str(), hit.header("stagepost-message-id")), ("<7>", id));
+    assert_eq!((hit.header("x-moved").as_deref(), hit.header("x-a").as_deref()), (Some("yes"), Some("1")));
+}
+
 /// A line whose store has an exchange, and a second store that is bound to it.
 fn tapped(target: &Recorder, tap: &str) -> Stagepost {
     let exchange = "exchange: {name: orders, type: Fanout}";

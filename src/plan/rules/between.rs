@@ -77,15 +77,17 @@ pub(in crate::plan) fn check_store(object: &MessageStore, world: &World<'_>, fin
         }
     }
     if let Some(exchange) = &object.spec.exchange {
-        let first = world.stores_in(namespace).find_map(|other| {
-            let theirs = other.spec.exchange.as_ref()?;
-            let contradicts = theirs.name == exchange.name
-                && theirs.kind != exchange.kind
-                && is_older(other, object)
+        // The oldest says what it is: another one may be as wrong as this.
+        let mut oldest: Option<&MessageStore> = None;
+        for other in world.stores_in(namespace) {
+            let is_of_it = other.spec.exchange.as_ref().is_some_and(|theirs| theirs.name == exchange.name)
                 && same_broker(&other.spec.broker, &object.spec.broker);
-            contradicts.then_some((other, theirs))
-        });
-        if let Some((other, theirs)) = first {
+            if is_of_it && oldest.is_none_or(|oldest| is_older(other, oldest)) {
+                oldest = Some(other);
+            }
+        }
+        let theirs = oldest.and_then(|other| Some((other, other.spec.exchange.as_ref()?)));
+        if let Some((other, theirs)) = theirs.filter(|(_, theirs)| theirs.kind != exchange.kind) {
             let what = format!(
                 "the exchange `{}` is of type {:?} in MessageStore `{}`, and of type {:?} here",
                 exchange.name,

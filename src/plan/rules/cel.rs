@@ -112,7 +112,6 @@ pub(super) const CHECKS: &[CelCheck] = &[
         "storeRef",
         Now(|v| !has(v, "storeRef") || !["headers", "tls", "auth"].iter().any(|field| has(v, field))),
     ),
-    check_of("target-store-unchanged", cel::TARGET_STORE_UNCHANGED, "transform", Now(unchanged)),
     check_of("target-method", cel::TARGET_METHOD, "", Now(|v| text(v, |t| t == "Preserve" || is_method(t)))),
     check_of("target-url", cel::TARGET_URL, "", Now(|v| text(v, is_target_url))),
     check_of("service-path", cel::SERVICE_PATH, "", Now(|v| text(v, is_service_path))),
@@ -285,11 +284,6 @@ fn same_exchange(old: &Value, new: &Value) -> bool {
 
 fn no_filter(rule: &Value) -> bool {
     !rule["transform"].as_array().is_some_and(|steps| steps.iter().any(|step| has(step, "filter")))
-}
-
-fn unchanged(spec: &Value) -> bool {
-    let changes = |step: &Value| !has(step, "filter") && !has(step, "log");
-    !has(&spec["target"], "storeRef") || !spec["transform"].as_array().is_some_and(|steps| steps.iter().any(changes))
 }
 
 fn in_flight_holds_body(limits: &Value) -> bool {

@@ -112,7 +112,8 @@ impl RabbitStore {
             {
                 self.again().gone(queue);
             }
-            (Ok(()) | Err(PublishError::Refused(_) | PublishError::Invalid(_)), _) => {}
+            (Ok(()) | Err(PublishError::Refused(_) | PublishError::PartlyRefused(_) | PublishError::Invalid(_)), _) => {
+            }
             (Err(_), _) => self.look_aside(),
         }
         published

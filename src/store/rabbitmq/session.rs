@@ -171,6 +171,7 @@ impl Session {
         tokio::spawn(async move {
             // Others rely on it: after a panic, which is a bug and logged as one, it begins anew.
             while AssertUnwindSafe(supervisor.run()).catch_unwind().await.is_err() {
+                supervisor.state.send_replace(State::Connecting);
                 tokio::time::sleep(AFTER_PANIC).await;
             }
         });

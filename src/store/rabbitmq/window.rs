@@ -357,9 +357,9 @@ impl<'a> Window<'a> {
             }
             Confirmation::Ack(_) => Ok(()),
             // One word for all queues: those with room may have it.
-            Confirmation::Nack(_) if waiter.by_exchange => Err(PublishError::Unknown(
-                "a queue behind the exchange is full; others may have the message".to_owned(),
-            )),
+            Confirmation::Nack(_) if waiter.by_exchange => {
+                Err(PublishError::PartlyRefused("it is full; others may have the message".to_owned()))
+            }
             Confirmation::Nack(_) => Err(PublishError::Refused("the queue is full".to_owned())),
             Confirmation::NotRequested => Err(PublishError::Unknown("the broker confirms nothing".to_owned())),
         };
