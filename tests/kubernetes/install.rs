@@ -30,7 +30,7 @@ fn k1_k2_the_payment_desk_is_ready_within_a_minute_and_its_numbers_are_right_wit
     ] {
         space.ready(kind, name);
     }
-    let request = std::fs::read_to_string(file("examples/payment-desk/payment.json")).unwrap();
+    let request = std::fs::read_to_string(file("examples/payment-desk/messages/payment.json")).unwrap();
     for _ in 0..3 {
         let answer = space.post("payments", "/healthcare/categories/surgery/reserve", &request);
         assert_eq!(answer.status, 200);
@@ -86,7 +86,7 @@ fn every_example_is_accepted_by_the_api_server() {
     let examples = std::fs::read_dir(file("examples")).unwrap().flatten().map(|entry| entry.path());
     let mut count = 0;
     for path in examples {
-        let path = if path.is_dir() { path.join("stagepost.yaml") } else { path };
+        // A folder as a whole, as people apply it.
         let name = path.display().to_string();
         let arguments = ["apply", "-n", &space.name, "--dry-run=server", "--validate=strict", "-f", &name];
         let printed = run("kubectl", &arguments, "");

@@ -4,7 +4,7 @@ use crate::support::{Recorder, Reply, Setup, manifest, millis, seconds};
 
 const PATH: &str = "/healthcare/make_appointment";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
-const APPOINTMENT: &[u8] = include_bytes!("../../examples/appointment-desk/appointment.json");
+const APPOINTMENT: &[u8] = include_bytes!("../../examples/appointment-desk/messages/appointment.json");
 
 fn desk(hospital: &Recorder) -> Setup {
     Setup::example("appointment-desk").service("hospital", &hospital.url())

@@ -4,7 +4,7 @@ use crate::support::{Recorder, Reply, Setup, Stagepost, manifest, millis, second
 
 const PATH: &str = "/healthcare/categories/surgery/reserve";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
-const PAYMENT: &[u8] = include_bytes!("../../examples/payment-desk/payment.json");
+const PAYMENT: &[u8] = include_bytes!("../../examples/payment-desk/messages/payment.json");
 /// What the settlement gets: built by the route's transform.
 const ORDER: &str = concat!(
     r#"{"appointmentNumber":1,"doctor":{"name":"thomas collins","hospital":"grand oak community hospital","#,
