@@ -84,7 +84,9 @@ impl Setup {
             Some(folder) => {
                 for entry in std::fs::read_dir(folder).unwrap() {
                     let path = entry.unwrap().path();
-                    std::fs::copy(&path, manifests.join(path.file_name().unwrap())).unwrap();
+                    if path.is_file() {
+                        std::fs::copy(&path, manifests.join(path.file_name().unwrap())).unwrap();
+                    }
                 }
             }
             None => std::fs::write(manifests.join("stagepost.yaml"), &self.manifests).unwrap(),
