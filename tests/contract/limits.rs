@@ -84,7 +84,15 @@ pub(crate) async fn one_full_queue_of_an_exchange_refuses_for_all_of_them<S: Sub
         consumer.ack(&[taken.tag]).unwrap();
     }
     drop(consumer);
-    until("there is room again", || async { main.publish(numbered(100), None).await.is_ok() }).await;
+    // With the pauses that callers make: tried again without any, RabbitMQ was seen to refuse for 20 s and longer.
+    until("there is room again", || async {
+        let taken = main.publish(numbered(100), None).await.is_ok();
+        if !taken {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+        taken
+    })
+    .await;
 }
 
 /// 64 publishers, a queue that flips between full and not, a fast consumer: the set of accepted messages is the set of
