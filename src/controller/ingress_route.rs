@@ -119,6 +119,9 @@ async fn status(
 /// What is valid, and will not do what it seems to.
 fn advice(ctx: &Context, plan: Option<&Plan>) -> Option<String> {
     let Some(Plan::Ingress(route)) = plan else { return None };
+    if !route.rules.iter().any(|rule| rule.reply_timeout.is_some()) {
+        return None;
+    }
     let objects = ctx.objects(&route.object.namespace);
     advice::reply_too_short(route, &Attempt::all_in(&objects.world(), &route.object.namespace))
 }

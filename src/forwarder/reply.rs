@@ -172,7 +172,8 @@ async fn tries(processor: &Processor, to: &ReplyTo, reply: Message) -> &'static 
             // A problem is small enough for every broker.
             Err(PublishError::Invalid(reason)) if !replaced => {
                 tracing::debug!(processor = %processor.name, correlation_id, reason, "a problem takes the reply's place");
-                reply = Arc::new(of_problem_again(&reply, &unusable("it is larger than the broker takes")));
+                let problem = unusable("it is larger than the broker takes");
+                reply = Arc::new(of_problem(&reply, &problem, processor.clock.wall()));
                 replaced = true;
             }
             Err(error) => {
@@ -181,18 +182,5 @@ async fn tries(processor: &Processor, to: &ReplyTo, reply: Message) -> &'static 
                 tokio::time::sleep(store_backoff(failures, processor.random.next())).await;
             }
         }
-    }
-}
-
-/// A problem in the place of a reply that can't be sent.
-fn of_problem_again(reply: &Message, problem: &Problem) -> Message {
-    let status = problem.status();
-    Message {
-        status: Some(status),
-        content_type: Some(HeaderValue::from_static(MEDIA_TYPE)),
-        content_encoding: None,
-        headers: http::HeaderMap::new(),
-        body: problem.body(status).into(),
-        ..reply.clone()
     }
 }

@@ -20,18 +20,29 @@ pub(super) fn stored(mut headers: HeaderMap, forward_credentials: bool) -> Store
     // Several encodings in several lines are one list.
     let content_encoding = joined(&headers, &header::CONTENT_ENCODING);
     let connection = connection_options(&headers);
+    let kept = only(headers, |name| !is_left_out(name, forward_credentials) && !connection.contains(name));
+    Stored { content_type, content_encoding, headers: kept }
+}
+
+/// The headers of a reply that are for the caller.
+pub(super) fn end_to_end(headers: HeaderMap) -> HeaderMap {
+    only(headers, |name| !is_left_out(name, true))
+}
+
+/// Those whose names are wanted, with all their values.
+fn only(headers: HeaderMap, is_wanted: impl Fn(&HeaderName) -> bool) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(headers.len());
     let mut current = None;
     for (name, value) in headers {
         // A name comes with its first value only.
         if let Some(name) = name {
-            current = (!is_left_out(&name, forward_credentials) && !connection.contains(&name)).then_some(name);
+            current = is_wanted(&name).then_some(name);
         }
         if let Some(name) = &current {
             kept.append(name.clone(), value);
         }
     }
-    Stored { content_type, content_encoding, headers: kept }
+    kept
 }
 
 /// An HTTP/2 client may send each cookie as a field of its own; for everybody else they are one field, joined as
@@ -76,11 +87,6 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
 /// For the proxy before us.
 const PROXY_HOP: [&str; 4] =
     ["proxy-connection", "proxy-authorization", "proxy-authenticate", "proxy-authentication-info"];
-
-/// Whether a header of a reply is for the caller.
-pub(super) fn is_end_to_end(name: &HeaderName) -> bool {
-    !is_left_out(name, true)
-}
 
 fn is_left_out(name: &HeaderName, forward_credentials: bool) -> bool {
     let text = name.as_str();

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Permit;
-use super::headers::is_end_to_end;
+use super::headers::end_to_end;
 use super::problem::{Answer, answer};
 use super::publication::{Accounting, name_message};
 use crate::core::message::{Message, MessageId};
@@ -94,16 +94,7 @@ fn passed_on(reply: Message, permit: Option<Permit>) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
-    let mut current = None;
-    for (name, value) in reply.headers {
-        // A name comes with its first value only.
-        if let Some(name) = name {
-            current = is_end_to_end(&name).then_some(name);
-        }
-        if let Some(name) = &current {
-            headers.append(name.clone(), value);
-        }
-    }
+    *headers = end_to_end(reply.headers);
     if let Some(content_type) = reply.content_type {
         headers.insert(header::CONTENT_TYPE, content_type);
     }

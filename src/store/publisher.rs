@@ -96,7 +96,7 @@ impl Publisher {
         question: &Question,
     ) -> Result<Caller, PublishError> {
         let stored = self.carry(message, routing_key, Some(question)).await?;
-        stored.ok_or_else(|| PublishError::Invalid("nothing stored here can be answered".to_owned()))
+        stored.ok_or_else(unanswerable)
     }
 
     async fn carry(
@@ -192,9 +192,7 @@ impl Link {
             }
         }
     }
-}
 
-impl Link {
     /// One publish; with a question, the caller is entered before, so that no answer can come too early.
     async fn offer(
         &self,
@@ -206,7 +204,6 @@ impl Link {
         let Some(question) = question else {
             return self.store.publish(message.clone(), routing_key).await.map(|()| None);
         };
-        let unanswerable = || PublishError::Invalid("nothing stored here can be answered".to_owned());
         let mailbox = self.store.mailbox().ok_or_else(unanswerable)?;
         // A broker that is known to be down has no place for answers; the publish says so.
         let is_down = matches!(*self.store.connection().borrow(), Connection::Down(_));
@@ -217,6 +214,10 @@ impl Link {
         let message = Message { reply_to: Some(reply_to), ..Message::clone(message) };
         self.store.publish(Arc::new(message), routing_key).await.map(|()| Some(caller))
     }
+}
+
+fn unanswerable() -> PublishError {
+    PublishError::Invalid("nothing stored here can be answered".to_owned())
 }
 
 /// Waits until it is of use to ask again: connected at last, or, where no store follows, the connect has failed (the

@@ -1,18 +1,17 @@
 //! Keeps a store's topology declared: on every connection, and again when it was deleted under us.
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::lasting::Lasting;
 use super::session::State;
-use super::{AFTER_PANIC, Broker, topology};
+use super::{Broker, lasting, topology};
 use crate::core::retry::Backoff;
 use crate::core::topology::{QueueKind, Topology};
 use crate::store::{Connection, StoreError};
@@ -68,16 +67,13 @@ impl Keeper {
             redeclare: redeclare.clone(),
             stop: stop.clone(),
         };
-        tokio::spawn(async move {
-            // Others rely on it: after a panic, which is a bug and logged as one, it begins anew.
-            while AssertUnwindSafe(keeper.run()).catch_unwind().await.is_err() {
-                tokio::time::sleep(AFTER_PANIC).await;
-            }
-        });
+        lasting::start(keeper);
         Kept { declaration, connection, redeclare, _stop: stop.drop_guard() }
     }
+}
 
-    async fn run(&self) {
+impl Lasting for Keeper {
+    async fn run(&mut self) {
         let mut consuming = self.broker.0.consuming.state();
         let mut publishing = self.broker.0.publishing.state();
         let mut failures = 0;
@@ -112,7 +108,9 @@ impl Keeper {
             }
         }
     }
+}
 
+impl Keeper {
     async fn declare(&self) -> Result<(), StoreError> {
         let epoch = self.broker.0.consuming.epoch()?;
         // Whoever holds an older form of a store still publishes and consumes; its bindings are the newer one's affair.

@@ -4,8 +4,8 @@
 //! second, so what is delivered is acknowledged while nothing new is accepted. Who may do what with a channel, and
 //! what each answer of the broker means, is written in the modules: [`session`] keeps a connection up, `keeper`
 //! a store's topology (by `topology`), `publish` owns the confirms, `consume` the deliveries (alone, with a `claim`), `replies` the answers to
-//! callers, `handle` is what a store's users hold. `wire` is the format, `intake` what of a broker's bytes reaches the
-//! client library, over `transport`.
+//! callers, `handle` is what a store's users hold. `lasting` runs their tasks. `wire` is the format, `intake` what of a
+//! broker's bytes reaches the client library, over `transport`.
 
 mod address;
 mod bindings;
@@ -16,6 +16,7 @@ mod fault;
 mod handle;
 mod intake;
 mod keeper;
+mod lasting;
 mod publish;
 mod removal;
 mod replies;
@@ -48,9 +49,6 @@ use crate::store::mailbox::Mailbox;
 /// A quorum queue that was just made is not yet safe on a single node: killed within a second, the broker comes back
 /// with the queue empty, confirmed messages included. Measured: lost at 0.2 s, kept at 1.5 s.
 const QUORUM_SETTLES: Duration = Duration::from_secs(2);
-
-/// Before what panicked begins anew.
-const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// One broker and virtual host, with its two connections. Cheap to clone.
 #[derive(Clone)]

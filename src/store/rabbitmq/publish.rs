@@ -9,19 +9,17 @@
 //! suspected: whoever offers one of those again has it published alone. The one that is refused alone is published
 //! once more with its body, its id and why it is dead, and if that is refused too, whoever offers it keeps it.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
 use lapin::types::ShortString;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::AFTER_PANIC;
+use super::lasting::{self, Lasting};
 use super::session::{Epoch, State};
 use super::suspects::Suspects;
 use super::topology::rpc;
@@ -74,13 +72,7 @@ impl Publisher {
     pub(super) fn start(state: watch::Receiver<State>) -> Self {
         let (requests, incoming) = mpsc::channel(QUEUE);
         let largest = Arc::<AtomicUsize>::default();
-        let mut task = Task { state, incoming, suspects: Suspects::default(), largest: largest.clone() };
-        tokio::spawn(async move {
-            // Others rely on it: after a panic, which is a bug and logged as one, it begins anew.
-            while AssertUnwindSafe(task.run()).catch_unwind().await.is_err() {
-                tokio::time::sleep(AFTER_PANIC).await;
-            }
-        });
+        lasting::start(Task { state, incoming, suspects: Suspects::default(), largest: largest.clone() });
         Self { requests, largest }
     }
 
@@ -130,7 +122,7 @@ struct Task {
     largest: Arc<AtomicUsize>,
 }
 
-impl Task {
+impl Lasting for Task {
     async fn run(&mut self) {
         loop {
             let state = self.state.borrow_and_update().clone();
@@ -179,7 +171,9 @@ impl Task {
             }
         }
     }
+}
 
+impl Task {
     /// Answers at once, so that nobody waits for a broker that is known not to answer.
     async fn refuse_until_change(&mut self, error: &PublishError) -> bool {
         loop {

@@ -4,17 +4,16 @@
 //! connection finds no queue, and its sender learns that. What comes is handed over at once: there is nothing to
 //! acknowledge, for an answer that is lost with this process has lost its caller too.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::AFTER_PANIC;
+use super::lasting::{self, Lasting};
 use super::session::{Epoch, State, not_connected};
 use super::topology::{rpc, type_arguments};
 use super::wire;
@@ -29,41 +28,45 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Keeps the mailbox open whenever the broker is connected. Ends with the session.
 pub(super) fn start(state: watch::Receiver<State>) -> Arc<Mailbox> {
     let mailbox = Arc::new(Mailbox::closed("connecting"));
-    let kept = mailbox.clone();
-    tokio::spawn(async move {
-        // Others rely on it: after a panic, which is a bug and logged as one, it begins anew.
-        while AssertUnwindSafe(keep_open(state.clone(), &kept)).catch_unwind().await.is_err() {
-            kept.close("a bug ended it");
-            tokio::time::sleep(AFTER_PANIC).await;
-        }
-    });
+    lasting::start(Opener { state, mailbox: mailbox.clone() });
     mailbox
 }
 
-async fn keep_open(mut state: watch::Receiver<State>, mailbox: &Mailbox) {
-    let mut said: Option<StoreError> = None;
-    loop {
-        let now = state.borrow_and_update().clone();
-        let epoch = match now {
-            State::Up(epoch) | State::Blocked(epoch, _) => epoch,
-            State::Connecting | State::Down(_) => {
-                if state.changed().await.is_err() {
-                    return;
+struct Opener {
+    state: watch::Receiver<State>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Lasting for Opener {
+    async fn run(&mut self) {
+        let mut said: Option<StoreError> = None;
+        loop {
+            let now = self.state.borrow_and_update().clone();
+            let epoch = match now {
+                State::Up(epoch) | State::Blocked(epoch, _) => epoch,
+                State::Connecting | State::Down(_) => {
+                    if self.state.changed().await.is_err() {
+                        return;
+                    }
+                    continue;
                 }
-                continue;
+            };
+            let error = serve(&epoch, &self.mailbox).await;
+            self.mailbox.close(&error.detail());
+            if !epoch.is_over() && said.as_ref() != Some(&error) {
+                tracing::warn!(%error, "no queue for replies; requests that want one are refused, and it is tried again");
+                said = Some(error);
             }
-        };
-        let error = serve(&epoch, mailbox).await;
-        mailbox.close(&error.detail());
-        if !epoch.is_over() && said.as_ref() != Some(&error) {
-            tracing::warn!(%error, "no queue for replies; requests that want one are refused, and it is tried again");
-            said = Some(error);
+            // A change ends the wait; the end of the session too, and is seen above.
+            let _ = timeout(AGAIN, self.state.changed()).await;
+            if self.state.has_changed().is_err() {
+                return;
+            }
         }
-        // A change ends the wait; the end of the session too, and is seen above.
-        let _ = timeout(AGAIN, state.changed()).await;
-        if state.has_changed().is_err() {
-            return;
-        }
+    }
+
+    fn cut_off(&mut self) {
+        self.mailbox.close("a bug ended it");
     }
 }
 

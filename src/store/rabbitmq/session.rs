@@ -6,12 +6,11 @@
 //! connections, but not our accounting of who was told what.)
 
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, ConnectionProperties, Event};
 use tokio::sync::watch;
@@ -21,7 +20,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::address::{Address, AddressError, Tls};
 use super::claim::Claims;
 use super::intake::Ledger;
-use super::{AFTER_PANIC, fault, tls, transport};
+use super::lasting::{self, Lasting};
+use super::{fault, tls, transport};
 use crate::core::retry::Backoff;
 use crate::store::{Fault, StoreError};
 
@@ -167,14 +167,7 @@ impl Session {
         let (sender, state) = watch::channel(State::Connecting);
         let stop = CancellationToken::new();
         let refresh = Arc::new(tokio::sync::Notify::new());
-        let supervisor = Supervisor { name, address, state: sender, refresh: refresh.clone(), stop: stop.clone() };
-        tokio::spawn(async move {
-            // Others rely on it: after a panic, which is a bug and logged as one, it begins anew.
-            while AssertUnwindSafe(supervisor.run()).catch_unwind().await.is_err() {
-                supervisor.state.send_replace(State::Connecting);
-                tokio::time::sleep(AFTER_PANIC).await;
-            }
-        });
+        lasting::start(Supervisor { name, address, state: sender, refresh: refresh.clone(), stop: stop.clone() });
         Self { state, refresh, _stop: stop.drop_guard() }
     }
 
@@ -208,8 +201,8 @@ struct Supervisor {
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
-impl Supervisor {
-    async fn run(&self) {
+impl Lasting for Supervisor {
+    async fn run(&mut self) {
         let (mut failures, mut hangups) = (0_u32, 0_u32);
         let mut said: Option<StoreError> = None;
         loop {
@@ -248,6 +241,12 @@ impl Supervisor {
         }
     }
 
+    fn cut_off(&mut self) {
+        self.state.send_replace(State::Connecting);
+    }
+}
+
+impl Supervisor {
     async fn connect(&self) -> Result<Opened, StoreError> {
         let address = (self.address)().map_err(|error| invalid_secret(error.to_string()))?;
         let mut last = invalid_secret("the Secret names no host".to_owned());
