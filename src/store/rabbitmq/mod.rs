@@ -3,9 +3,9 @@
 //! Two connections a broker: one publishes, one consumes, declares and looks. An alarm blocks the first and never the
 //! second, so what is delivered is acknowledged while nothing new is accepted. Who may do what with a channel, and
 //! what each answer of the broker means, is written in the modules: [`session`] keeps a connection up, `keeper`
-//! a store's topology (by `topology`), `publish` owns the confirms, `consume` the deliveries (alone, with a `claim`), `replies` the answers to
-//! callers, `handle` is what a store's users hold. `lasting` runs their tasks. `wire` is the format, `intake` what of a
-//! broker's bytes reaches the client library, over `transport`.
+//! a store's topology (by `topology`), `publish` owns the confirms, `consume` the deliveries (alone, with a `claim`),
+//! `replies` the answers to callers, `handle` is what a store's users hold. `lasting` runs their tasks. `wire` is the
+//! format, `intake` what of a broker's bytes reaches the client library, over `transport`.
 
 mod address;
 mod bindings;
