@@ -64,8 +64,10 @@ fn a_template_without_end_becomes_transform_failed_and_the_next_message_is_deliv
         let place = format!("transform step 2 (setBody): line {}, column ", at + 1);
         assert!(error.starts_with(&place), "{name}: {error}");
     }
-    let status = run.await_status("ForwardingProcessor", "out", seconds(5), |status| status["deadLettered"] == 10);
-    assert_eq!((&status["delivered"], &status["failedAttempts"]), (&10.into(), &0.into()), "{status:#}");
+    // The target records a request before its answer is back at the forwarder and counted.
+    let counted = |status: &serde_json::Value| status["deadLettered"] == 10 && status["delivered"] == 10;
+    let status = run.await_status("ForwardingProcessor", "out", seconds(5), counted);
+    assert_eq!(status["failedAttempts"], 0, "{status:#}");
     assert_eq!(status["lastFailure"]["reason"], "TransformFailed");
 }
 
