@@ -11,7 +11,7 @@ soak: ## 15 minutes at 500 messages a second, the broker killed every minute, th
 	SOAK_SECONDS=900 STAGEPOST_TEST_RABBITMQ=4.0 cargo test --test broker soak:: -- --nocapture
 
 quick: ## format, lints and the tests that need nothing but the toolchain, without fuzzing
-	FUZZ_SECONDS=0 RABBITMQ= CLUSTER=0 tests/all.sh
+	FUZZ_SECONDS=0 RABBITMQ= CLUSTER=0 COUNT=0 tests/all.sh
 
 lint: ## format and lints alone
 	cargo fmt --check
@@ -24,9 +24,8 @@ chart: ## writes the chart's CRDs, deploy/ and the table of values, and lints th
 	charts/generate
 	$${HELM:-helm} lint --strict charts/stagepost
 
-bench: ## accepted and delivered messages a second on this machine, beside wrk straight to the sink
-	cargo build --release
-	benches/throughput
+bench: ## Stagepost beside the limits, the least that can do the job, and a peer; 20 minutes (see benches/compare/main.rs)
+	cargo bench --bench compare
 
 bench-controller: ## what 300 objects cost a controller: time, requests, memory, two idle minutes (on our cluster)
 	tests/cluster/cluster up >/dev/null && tests/cluster/cluster image-rabbitmq 4.0 && tests/cluster/image-stagepost
