@@ -10,6 +10,8 @@
 #   left out).
 # CLUSTER: 1 (default): the operator is tried on a Kubernetes, on that of KUBECONFIG if it is set, else on one of our own
 #   (see tests/cluster/README.md); 0: not.
+# COUNT: 1 (default): the program is built as it is shipped, and what a message costs in it is counted (see
+#   tests/callgrind/count); 0: not.
 # FULL=1: everything on every version, and the largest numbers where a test has some.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +20,7 @@ soak_seconds=${SOAK_SECONDS:-120}
 unset SOAK_SECONDS
 [ -z "${FULL-}" ] || export STAGEPOST_TEST_FULL=1
 cluster=${CLUSTER:-1}
+count=${COUNT:-1}
 read -ra versions <<<"${RABBITMQ-4.0 3.10 4.3}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -66,6 +69,10 @@ kubernetes() { # the operator, installed by its chart
 step format cargo fmt --check
 step lints cargo clippy --quiet --all-targets -- -D warnings
 step tests on "${versions[0]-}"
+if [ "$count" != 0 ]; then
+  step "instructions of the hot paths" tests/callgrind/count
+  done_apart="$done_apart|counting instructions"
+fi
 for version in "${versions[@]}"; do
   if [ "$version" != "${versions[0]}" ]; then
     if [ -n "${FULL-}" ]; then

@@ -266,11 +266,23 @@ impl FakeBroker {
 
     /// Bodies in a queue, ready or handed out.
     pub(crate) fn bodies(&self, queue: &str) -> Vec<Vec<u8>> {
+        self.messages(queue).into_iter().map(|message| message.body).collect()
+    }
+
+    /// Messages in a queue, ready or handed out.
+    pub(crate) fn messages(&self, queue: &str) -> Vec<Stored> {
         let state = self.shared.state();
         let held = state.channels.values().flat_map(|channel| channel.unsettled.values());
         let held = held.filter(|(from, _)| from == queue).map(|(_, message)| message);
         let ready = state.queues.get(queue).into_iter().flatten();
-        held.chain(ready).map(|message| message.body.clone()).collect()
+        held.chain(ready).cloned().collect()
+    }
+
+    /// Puts messages into a queue, whether it is declared or not.
+    pub(crate) fn fill(&self, queue: &str, messages: impl IntoIterator<Item = Stored>) {
+        let mut state = self.shared.state();
+        state.queues.entry(queue.to_owned()).or_default().extend(messages);
+        self.shared.hand_out(&mut state);
     }
 }
 

@@ -26,6 +26,7 @@ pub struct Setup {
     args: Vec<String>,
     env: Vec<(String, String)>,
     data: Option<PathBuf>,
+    program: Vec<String>,
 }
 
 impl Setup {
@@ -68,6 +69,12 @@ impl Setup {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Other words before `run` than the program under test: another build of it, or a tool that it runs in.
+    #[must_use]
+    pub fn program(self, words: Vec<String>) -> Self {
+        Self { program: words, ..self }
     }
 
     /// Starts it and waits until it is ready.
@@ -186,7 +193,9 @@ impl Stagepost {
     pub fn launch(&mut self) {
         assert!(self.child.is_none(), "it is still running");
         let from = self.output.lock().unwrap().len();
-        let mut command = Command::new(BINARY);
+        let mut words = self.setup.program.iter().map(String::as_str);
+        let mut command = Command::new(words.next().unwrap_or(BINARY));
+        command.args(words);
         let data = self.setup.data.clone().unwrap_or_else(|| self.dir.path().join("data"));
         command.arg("run").arg(self.manifests()).arg("--data").arg(data);
         for (flag, default) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0"), ("--log-format", "text")] {
