@@ -9,7 +9,7 @@
 //! - `load`, `backend`: who sends and who is delivered to. `contenders`: who is in between, and how each is started.
 //! - `measure`: what is done with them. `table`: what is printed.
 //!
-//! Settings, by environment: `ROUNDS` (3), `SECONDS` (4, of each measurement), `ONLY`
+//! Settings, by environment: `ROUNDS` (3), `SECONDS` (3, of each measurement), `ONLY`
 //! (`limits,perftest,ingress,forward,e2e`), `STORES` (`quorum,classic,embedded`), `WHO` (`stagepost,spike,node`), `SIZES`
 //! (`1024,65536,1048576`), `RATE` (2000, of the measurement end to end). `STAGEPOST_TEST_RABBITMQ` (4.0) says which broker.
 //!

@@ -158,7 +158,8 @@ impl Bench<'_> {
             queue.delete();
         }
         assert_eq!(left, 0, "{}: all that was delivered is acknowledged", who.name());
-        assert!(mode != Mode::Strict || seen.out_of_order == 0, "{}: in order", who.name());
+        // Many callers have filled the embedded store, in an order of their own.
+        assert!(ingress || mode != Mode::Strict || seen.out_of_order == 0, "{}: in order", who.name());
         let sample = Sample {
             per_second: (count - 1) as f64 / seen.span,
             messages: count,
