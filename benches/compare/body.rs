@@ -72,6 +72,11 @@ impl Numbers {
         self.0.iter().enumerate().map(|(at, word)| u64::from((word & !there(at)).count_ones())).sum()
     }
 
+    /// Only the even ones.
+    pub fn even(&self) -> Self {
+        Self(self.0.iter().map(|word| word & 0x5555_5555_5555_5555).collect())
+    }
+
     pub fn merge(&mut self, other: &Self) {
         self.0.resize(self.0.len().max(other.0.len()), 0);
         self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);

@@ -92,6 +92,18 @@ pub struct Task {
     pub ingress: bool,
     /// Messages are delivered in this way, to [`BACKEND`]; at once, or when told to.
     pub forward: Option<(Mode, bool)>,
+    pub shape: Shape,
+}
+
+/// What only Stagepost is measured with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shape {
+    /// Rules that do not take the requests, before the one that does.
+    pub more_rules: usize,
+    /// Stores with a processor each that have nothing to do.
+    pub more_stores: usize,
+    /// Over an exchange, by the header `X-Key`: `good` leads to the queue, everything else nowhere.
+    pub routed: bool,
 }
 
 /// A contender at work.
@@ -160,7 +172,9 @@ impl Contender {
         let data = self.work.join("data");
         let _ = std::fs::remove_dir_all(&data);
         let mut command = Command::new(env!("CARGO_BIN_EXE_stagepost"));
-        command.args(["--log-level", "warn", "run"]).arg(self.manifest());
+        // What nobody can route is warned of.
+        let level = if self.task.shape.routed { "error" } else { "warn" };
+        command.args(["--log-level", level, "run"]).arg(self.manifest());
         command.args(["--listen", LISTEN, "--admin", ADMIN, "--data"]).arg(data);
         match self.task.store {
             Store::Embedded => command.arg("--embedded"),
@@ -222,17 +236,31 @@ fn manifest(task: &Task, suspend: bool) -> String {
         _ => "SingleActive",
     };
     let head = "---\napiVersion: stagepost.dev/v1alpha1\nkind:";
+    let Shape { more_rules, more_stores, routed } = task.shape;
+    let name = &task.queue.name;
     let mut yaml = format!(
         "{head} MessageStore\nmetadata: {{name: bench}}\nspec:\n  broker: {{secretRef: {{name: none}}}}\n  \
-         queue: {{name: {}, type: {kind}, consumers: {consumers}}}\n",
-        task.queue.name
+         queue: {{name: {name}, type: {kind}, consumers: {consumers}}}\n"
     );
-    if task.ingress {
+    if routed {
+        let _ = write!(yaml, "  exchange: {{name: {name}, type: Direct}}\n  bindings: [good]\n  routingKey: good\n");
+    }
+    for number in 0..more_stores {
         let _ = write!(
             yaml,
-            "{head} IngressRoute\nmetadata: {{name: in}}\nspec:\n  \
-             rules: [{{name: post, path: /in, storeRef: {{name: bench}}}}]\n"
+            "{head} MessageStore\nmetadata: {{name: more-{number}}}\nspec:\n  \
+             broker: {{secretRef: {{name: none}}}}\n  queue: {{name: {name}-{number}, type: {kind}}}\n\
+             {head} ForwardingProcessor\nmetadata: {{name: more-{number}}}\nspec:\n  \
+             storeRef: {{name: more-{number}}}\n  target: {{url: \"http://{BACKEND}/\"}}\n"
         );
+    }
+    if task.ingress {
+        let _ = write!(yaml, "{head} IngressRoute\nmetadata: {{name: in}}\nspec:\n  rules:\n");
+        for number in 0..more_rules {
+            let _ = writeln!(yaml, "  - {{name: r{number}, path: \"/in/{number}/{{id}}\", storeRef: {{name: bench}}}}");
+        }
+        let key = if routed { ", routingKey: \"{{ headers['x-key'] }}\"" } else { "" };
+        let _ = writeln!(yaml, "  - {{name: post, path: /in, storeRef: {{name: bench}}{key}}}");
     }
     if let Some((mode, _)) = task.forward {
         let ordering = match mode {

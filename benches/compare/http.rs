@@ -38,10 +38,10 @@ pub fn status(answer: &[u8]) -> u16 {
     std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap()
 }
 
-/// The head of a request with a JSON body.
-pub fn head(address: &str, path: &str, length: usize) -> Vec<u8> {
+/// The head of a request with a JSON body, and with these more lines.
+pub fn head(address: &str, path: &str, more: &str, length: usize) -> Vec<u8> {
     format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nUser-Agent: compare\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nUser-Agent: compare\r\n{more}\
          Content-Length: {length}\r\n\r\n"
     )
     .into_bytes()

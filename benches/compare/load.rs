@@ -27,6 +27,8 @@ pub struct Load {
     pub warmup: f64,
     /// Each body has a number of its own, from here on.
     pub first: u64,
+    /// Even numbers have a header `X-Key: good`, odd ones `X-Key: lost`.
+    pub mixed: bool,
 }
 
 /// What came of it.
@@ -44,6 +46,8 @@ pub struct Answered {
     pub numbers: String,
 }
 
+const KEY: &str = "X-Key: good\r\n";
+
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -58,6 +62,8 @@ struct Sending<'a> {
     load: &'a Load,
     request: Vec<u8>,
     head: usize,
+    /// Where the value of the key stands.
+    key: Option<usize>,
     start: Instant,
     numbers: Numbers,
     latency: Histogram,
@@ -74,7 +80,8 @@ pub fn run(load: &str) {
 fn send(load: &Load) -> Answered {
     let mut poll = Poll::new();
     let body = body::body(load.size);
-    let mut request = http::head(&load.address, "/in", body.len());
+    let mut request = http::head(&load.address, "/in", if load.mixed { KEY } else { "" }, body.len());
+    let key = load.mixed.then(|| memchr::memmem::find(&request, KEY.as_bytes()).unwrap() + KEY.len() - 6);
     let head = request.len();
     request.extend(body);
     let connect = |token| Connection::open(&load.address, &poll, token).expect("it listens");
@@ -88,6 +95,7 @@ fn send(load: &Load) -> Answered {
         load,
         request,
         head,
+        key,
         start: Instant::now(),
         numbers: Numbers::default(),
         latency: Histogram::default(),
@@ -151,6 +159,10 @@ impl Sending<'_> {
         caller.waits = true;
         self.answered.sent += 1;
         let late = self.start.elapsed().saturating_sub(due).as_nanos();
+        if let Some(key) = self.key {
+            let value = if caller.number.is_multiple_of(2) { b"good" } else { b"lost" };
+            self.request[key..key + value.len()].copy_from_slice(value);
+        }
         body::stamp(&mut self.request[self.head..], caller.number, body::now() - u64::try_from(late).unwrap());
         caller.connection.write(poll, &self.request);
     }

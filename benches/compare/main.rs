@@ -7,10 +7,10 @@
 //!
 //! - `amqp`: a minimal client, for the broker's limit. `spike`: with it, the least that can do the job. `peer`: Node.
 //! - `load`, `backend`: who sends and who is delivered to. `contenders`: who is in between, and how each is started.
-//! - `measure`: what is done with them. `table`: what is printed.
+//! - `measure`, `growth`: what is done with them. `table`: what is printed.
 //!
 //! Settings, by environment: `ROUNDS` (3), `SECONDS` (3, of each measurement), `ONLY`
-//! (`limits,perftest,ingress,forward,e2e`), `STORES` (`quorum,classic,embedded`), `WHO` (`stagepost,spike,node`), `SIZES`
+//! (`limits,perftest,ingress,forward,e2e,mixed,growth`), `STORES` (`quorum,classic,embedded`), `WHO` (`stagepost,spike,node`), `SIZES`
 //! (`1024,65536,1048576`), `RATE` (2000, of the measurement end to end). `STAGEPOST_TEST_RABBITMQ` (4.0) says which broker.
 //!
 //! Needs what the tests with brokers need. Without wrk, Java and Maven, or Node and npm, their lines are left out.
@@ -24,6 +24,7 @@ mod backend;
 mod body;
 mod contenders;
 mod epoll;
+mod growth;
 mod histogram;
 mod http;
 mod load;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     match arguments[..] {
         ["backend", listen] => backend::run(listen),
         ["load", load] => load::run(load),
+        ["hold", address, count] => growth::hold(address, count.parse().unwrap()),
         ["spike-ingress", listen, broker, queue] => spike::ingress(listen, &named(broker, queue)),
         ["spike-forward", backend, broker, queue, concurrency] => {
             spike::forward(&named(broker, queue), backend, concurrency.parse().unwrap())
@@ -88,6 +90,14 @@ fn run(settings: &Settings) -> ExitCode {
             if settings.on(Store::Broker(kind).name()) {
                 limits(&mut bench, kind, perf_test.as_ref());
                 on_broker(&mut bench, kind);
+            }
+        }
+        if settings.measures("stagepost") {
+            if settings.wants("mixed") {
+                bench.mixed();
+            }
+            if settings.wants("growth") && round == 0 {
+                bench.growth();
             }
         }
         if settings.on("embedded") && settings.measures("stagepost") {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::amqp::{Kind, Queue};
 use crate::backend::Seen;
 use crate::body::Numbers;
-use crate::contenders::{Ground, Mode, Store, Task, Who};
+use crate::contenders::{Ground, Mode, Shape, Store, Task, Who};
 use crate::load::{Answered, Load};
 use crate::process::{self, cpu, get, role, wait};
 use crate::settings::{BACKEND, LISTEN, Settings};
@@ -39,7 +39,7 @@ impl Bench<'_> {
         Queue { broker: self.ground.broker.clone(), name: format!("bench-{}", self.number) }
     }
 
-    fn begin(&self, own: &[u32]) -> Span {
+    pub fn begin(&self, own: &[u32]) -> Span {
         Span {
             start: Instant::now(),
             own: own.iter().map(|pid| cpu(*pid)).sum(),
@@ -50,7 +50,7 @@ impl Bench<'_> {
     }
 
     /// A sample with the CPU that was used since then, for so many messages.
-    fn end(&self, span: &Span, own: &[u32], messages: u64, has_broker: bool) -> Sample {
+    pub fn end(&self, span: &Span, own: &[u32], messages: u64, has_broker: bool) -> Sample {
         let each = |now: f64, then: f64| Some((now - then) / messages as f64);
         let elsewhere = (process::busy() - span.busy) - (ours() - span.ours);
         Sample {
@@ -78,7 +78,7 @@ impl Bench<'_> {
     pub fn ingress(&mut self, who: Who, store: Store, connections: usize, size: usize) {
         let queue = self.queue();
         let forward = (store == Store::Embedded).then_some((Mode::None(64), false));
-        let task = Task { who, store, queue: queue.clone(), ingress: true, forward };
+        let task = Task { who, store, queue: queue.clone(), ingress: true, forward, shape: Shape::default() };
         let mut contender = task.start(&self.ground);
         let pids = contender.ids();
         let load = self.load(connections, size);
@@ -135,7 +135,8 @@ impl Bench<'_> {
         let queue = self.queue();
         let forward = Some((mode, false));
         let ingress = store == Store::Embedded;
-        let mut contender = Task { who, store, queue: queue.clone(), ingress, forward }.start(&self.ground);
+        let mut contender =
+            Task { who, store, queue: queue.clone(), ingress, forward, shape: Shape::default() }.start(&self.ground);
         let count = if ingress {
             send(&self.load(64, size)).accepted
         } else {
@@ -186,7 +187,8 @@ impl Bench<'_> {
     pub fn end_to_end(&mut self, who: Who, store: Store) {
         let queue = self.queue();
         let forward = Some((Mode::None(64), true));
-        let contender = Task { who, store, queue: queue.clone(), ingress: true, forward }.start(&self.ground);
+        let contender = Task { who, store, queue: queue.clone(), ingress: true, forward, shape: Shape::default() }
+            .start(&self.ground);
         let rate = Some(self.settings.rate);
         let load = Load { rate, warmup: 0.0, ..self.load(64, 1024) };
         let before = send(&Load { seconds: 1.5, first: 10_000_000, ..load.clone() });
@@ -222,9 +224,9 @@ impl Bench<'_> {
         self.table.add(key(who), (who != Who::Spike).then(|| key(Who::Spike)), sample);
     }
 
-    fn load(&self, connections: usize, size: usize) -> Load {
+    pub fn load(&self, connections: usize, size: usize) -> Load {
         let seconds = self.settings.seconds as f64;
-        Load { address: LISTEN.to_owned(), connections, size, rate: None, seconds, warmup: 0.5, first: 0 }
+        Load { address: LISTEN.to_owned(), connections, size, rate: None, seconds, warmup: 0.5, first: 0, mixed: false }
     }
 }
 
@@ -237,7 +239,7 @@ fn ours() -> f64 {
 }
 
 /// In a process of its own, so that its CPU is nobody else's.
-fn send(load: &Load) -> Answered {
+pub fn send(load: &Load) -> Answered {
     let load = serde_json::to_string(load).unwrap();
     let output = role(&["load", &load]).stderr(Stdio::inherit()).output().unwrap();
     serde_json::from_slice(&output.stdout).expect("the load generator says what came of it")

@@ -100,8 +100,17 @@ pub fn busy() -> f64 {
 
 /// The most memory that it had resident, in MiB.
 pub fn peak(pid: u32) -> f64 {
+    memory(pid, "VmHWM:")
+}
+
+/// What it has resident now.
+pub fn resident(pid: u32) -> f64 {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 

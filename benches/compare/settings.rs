@@ -30,7 +30,7 @@ impl Settings {
         Self {
             rounds: number("ROUNDS", 3),
             seconds: number("SECONDS", 3),
-            only: list("ONLY", "limits,perftest,ingress,forward,e2e"),
+            only: list("ONLY", "limits,perftest,ingress,forward,e2e,mixed,growth"),
             stores: list("STORES", "quorum,classic,embedded"),
             who: list("WHO", "stagepost,spike,node"),
             sizes: list("SIZES", "1024,65536,1048576").iter().map(|size| size.parse().expect("SIZES")).collect(),

@@ -161,7 +161,7 @@ pub fn forward(queue: &Queue, backend: &str, concurrency: usize) -> ! {
             && let Some((tag, body)) = waiting.pop_front()
         {
             carries[index] = tag;
-            let mut request = http::head(backend, "/", body.len());
+            let mut request = http::head(backend, "/", "", body.len());
             request.extend(body);
             assert!(targets[index].write(&poll, &request), "the target stays");
         }

@@ -98,7 +98,7 @@ impl Table {
     }
 
     pub fn print(&self) -> String {
-        let mut text = format!("|{}|\n|{}\n", HEADINGS.join("|"), "---|".repeat(HEADINGS.len()));
+        let mut text = format!("| {} |\n|{}\n", HEADINGS.join(" | "), "---|".repeat(HEADINGS.len()));
         for line in &self.0 {
             let of = |value: fn(&Sample) -> Option<f64>, digits| {
                 spread(&line.samples.iter().filter_map(value).collect::<Vec<_>>(), digits)
