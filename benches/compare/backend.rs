@@ -1,6 +1,6 @@
 //! The target: answers 200 to everything, and counts what came: numbers, repetitions, times since the sending.
 //!
-//! One thread. `GET /seen` says what came since the last time, and forgets it; `GET /hits` only counts.
+//! One thread. `GET /seen` says what came since the last time, and forgets it; `GET /distinct` only counts.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -31,6 +31,7 @@ pub struct Seen {
 struct Counted {
     numbers: Numbers,
     hits: u64,
+    distinct: u64,
     first: u64,
     last: u64,
     highest: u64,
@@ -44,7 +45,7 @@ impl Counted {
         let Some((number, sent)) = body::read(body) else { return };
         let now = body::now();
         self.hits += 1;
-        self.numbers.add(number);
+        self.distinct += u64::from(self.numbers.add(number));
         self.first = if self.first == 0 { now } else { self.first };
         self.last = now;
         self.out_of_order += u64::from(number < self.highest);
@@ -55,7 +56,7 @@ impl Counted {
     fn seen(&self) -> Seen {
         Seen {
             hits: self.hits,
-            distinct: self.numbers.count(),
+            distinct: self.distinct,
             span: (self.last - self.first) as f64 / 1e9,
             out_of_order: self.out_of_order,
             latency: self.latency.percentiles(),
@@ -97,8 +98,8 @@ fn answer(connection: &mut Connection, poll: &Poll, counted: &mut Counted) -> bo
         if connection.input.len() < layout.length {
             return true;
         }
-        let text = if connection.input.starts_with(b"GET /hits") {
-            Some(counted.hits.to_string())
+        let text = if connection.input.starts_with(b"GET /distinct") {
+            Some(counted.distinct.to_string())
         } else if connection.input.starts_with(b"GET /seen") {
             Some(serde_json::to_string(&std::mem::take(counted).seen()).unwrap())
         } else {

@@ -30,6 +30,8 @@ pub enum Mode {
     Strict,
     None(usize),
     PerKey(usize),
+    /// Without order, all that is there at each tick.
+    Poll(usize),
 }
 
 impl Who {
@@ -60,13 +62,14 @@ impl Mode {
             Self::Strict => "Strict".to_owned(),
             Self::None(concurrency) => format!("concurrency {concurrency}"),
             Self::PerKey(concurrency) => format!("PerKey, concurrency {concurrency}"),
+            Self::Poll(concurrency) => format!("polling each second, concurrency {concurrency}"),
         }
     }
 
     fn concurrency(self) -> usize {
         match self {
             Self::Strict => 1,
-            Self::None(concurrency) | Self::PerKey(concurrency) => concurrency,
+            Self::None(concurrency) | Self::PerKey(concurrency) | Self::Poll(concurrency) => concurrency,
         }
     }
 }
@@ -232,7 +235,7 @@ fn write(path: &Path, text: &str) {
 fn manifest(task: &Task, suspend: bool) -> String {
     let kind = if let Store::Broker(kind) = task.store { kind.name() } else { "Quorum" };
     let consumers = match task.forward {
-        Some((Mode::None(_), _)) => "Competing",
+        Some((Mode::None(_) | Mode::Poll(_), _)) => "Competing",
         _ => "SingleActive",
     };
     let head = "---\napiVersion: stagepost.dev/v1alpha1\nkind:";
@@ -266,6 +269,7 @@ fn manifest(task: &Task, suspend: bool) -> String {
         let ordering = match mode {
             Mode::Strict => "Strict".to_owned(),
             Mode::None(_) => "None".to_owned(),
+            Mode::Poll(_) => "None\n  poll: {interval: 1s, batchSize: -1}".to_owned(),
             Mode::PerKey(_) => "PerKey\n  orderingKey: headers['x-key']".to_owned(),
         };
         let _ = write!(

@@ -182,7 +182,7 @@ fn on_broker(bench: &mut Bench<'_>, kind: Kind) {
             }
             if settings.wants("forward") {
                 let all: &[Mode] = match wide {
-                    true if is_us => &[Mode::Strict, Mode::None(16), Mode::None(64), Mode::PerKey(64)],
+                    true if is_us => &[Mode::Strict, Mode::None(16), Mode::None(64), Mode::PerKey(64), Mode::Poll(64)],
                     _ if size > 1024 => &[Mode::None(64)],
                     _ => &[Mode::Strict, Mode::None(64)],
                 };
