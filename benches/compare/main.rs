@@ -9,7 +9,7 @@
 //! - `load`, `backend`: who sends and who is delivered to. `contenders`: who is in between, and how each is started.
 //! - `measure`, `growth`: what is done with them. `table`: what is printed.
 //!
-//! Settings, by environment: `ROUNDS` (3), `SECONDS` (3, of each measurement), `ONLY`
+//! Settings, by environment: `ROUNDS` (3), `SECONDS` (2, of each measurement), `ONLY`
 //! (`limits,perftest,ingress,forward,e2e,mixed,growth`), `STORES` (`quorum,classic,embedded`), `WHO` (`stagepost,spike,node`), `SIZES`
 //! (`1024,65536,1048576`), `RATE` (2000, of the measurement end to end). `STAGEPOST_TEST_RABBITMQ` (4.0) says which broker.
 //!
@@ -80,37 +80,45 @@ fn run(settings: &Settings) -> ExitCode {
         Ground { broker: format!("127.0.0.1:{}", rabbit.port), uri: rabbit.uri(), work: work.path().to_owned(), node };
     let broker = process::descendant(std::process::id(), "beam").expect("the broker runs");
     let mut bench = Bench { settings, ground, broker, table: Table::default(), round: 0, number: 0 };
-    for round in 0..settings.rounds {
-        bench.round = round;
-        if has_wrk {
-            let lua = script(work.path());
-            bench.limit("to the target, 64 connections", "wrk", None, || measure::wrk(settings, &lua));
+    let measured = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for round in 0..settings.rounds {
+            bench.round = round;
+            one_round(&mut bench, has_wrk, perf_test.as_ref());
         }
-        for kind in [Kind::Quorum, Kind::Classic] {
-            if settings.on(Store::Broker(kind).name()) {
-                limits(&mut bench, kind, perf_test.as_ref());
-                on_broker(&mut bench, kind);
-            }
-        }
-        if settings.measures("stagepost") {
-            if settings.wants("mixed") {
-                bench.mixed();
-            }
-            if settings.wants("growth") && round == 0 {
-                bench.growth();
-            }
-        }
-        if settings.on("embedded") && settings.measures("stagepost") {
-            embedded(&mut bench);
-        }
-    }
+    }));
     println!("{}\n\n{}", conditions(settings, &version, &bench), bench.table.print());
     let lost = bench.table.lost();
     if lost > 0 {
         eprintln!("{lost} messages were lost");
-        return ExitCode::FAILURE;
     }
-    ExitCode::SUCCESS
+    // Of a run that broke off, what was measured until then was printed all the same.
+    if lost > 0 || measured.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn one_round(bench: &mut Bench<'_>, has_wrk: bool, perf_test: Option<&PerfTest>) {
+    let settings = bench.settings;
+    if has_wrk {
+        let lua = script(&bench.ground.work);
+        bench.limit("to the target, 64 connections", "wrk", None, || measure::wrk(settings, &lua));
+    }
+    for kind in [Kind::Quorum, Kind::Classic] {
+        if settings.on(Store::Broker(kind).name()) {
+            limits(bench, kind, perf_test);
+            on_broker(bench, kind);
+        }
+    }
+    if settings.measures("stagepost") {
+        if settings.wants("mixed") {
+            bench.mixed();
+        }
+        // What grows with size does so in every round.
+        if settings.wants("growth") && bench.round == 0 {
+            bench.growth();
+        }
+        if settings.on("embedded") {
+            embedded(bench);
+        }
+    }
 }
 
 /// What the broker allows.
@@ -168,31 +176,26 @@ fn on_broker(bench: &mut Bench<'_>, kind: Kind) {
         }
         // Bodies of a mebibyte are limited by their bytes.
         let connections = if size > 500_000 { 16 } else { 64 };
-        for who in who.iter().copied() {
-            let is_us = who == Who::Stagepost;
-            if settings.wants("ingress") {
-                let all: &[usize] = match wide {
-                    true if is_us => &[1, 16, 64, 256, 512],
-                    true => &[64, 256],
-                    false => &[connections],
-                };
-                for connections in all {
-                    bench.ingress(who, store, *connections, size);
-                }
+        // Side by side, what is compared.
+        let all: &[usize] = if wide { &[1, 16, 64, 256, 512] } else { &[connections] };
+        for connections in all.iter().filter(|_| settings.wants("ingress")) {
+            for who in who.iter().filter(|who| **who == Who::Stagepost || !wide || [64, 256].contains(connections)) {
+                bench.ingress(*who, store, *connections, size);
             }
-            if settings.wants("forward") {
-                let all: &[Mode] = match wide {
-                    true if is_us => &[Mode::Strict, Mode::None(16), Mode::None(64), Mode::PerKey(64), Mode::Poll(64)],
-                    _ if size > 1024 => &[Mode::None(64)],
-                    _ => &[Mode::Strict, Mode::None(64)],
-                };
-                for mode in all {
-                    bench.forward(who, store, *mode, size);
-                }
+        }
+        let all: &[Mode] = match wide {
+            true => &[Mode::Strict, Mode::None(16), Mode::None(64), Mode::PerKey(64), Mode::Poll(64)],
+            false if size > 1024 => &[Mode::None(64)],
+            false => &[Mode::Strict, Mode::None(64)],
+        };
+        for mode in all.iter().filter(|_| settings.wants("forward")) {
+            for who in who.iter().filter(|who| **who == Who::Stagepost || [Mode::Strict, Mode::None(64)].contains(mode))
+            {
+                bench.forward(*who, store, *mode, size);
             }
-            if settings.wants("e2e") && size == 1024 {
-                bench.end_to_end(who, store);
-            }
+        }
+        for who in who.iter().filter(|_| settings.wants("e2e") && size == 1024) {
+            bench.end_to_end(*who, store);
         }
     }
 }

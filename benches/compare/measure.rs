@@ -85,8 +85,13 @@ impl Bench<'_> {
         let span = self.begin(&pids);
         let answered = send(&load);
         let used = self.end(&span, &pids, answered.accepted, store != Store::Embedded);
-        let rate = Some(answered.per_second / 2.0);
-        let half = send(&Load { rate, first: answered.sent, ..load });
+        // Of larger bodies the rate says enough.
+        let half = (size == 1024).then(|| {
+            let rate = Some(answered.per_second / 2.0);
+            send(&Load { rate, first: answered.sent, ..load })
+        });
+        let latency = half.as_ref().map(|half| half.latency);
+        let half = half.unwrap_or_default();
         let accepted = answered.accepted + half.accepted;
         let mut numbers = Numbers::from_text(&answered.numbers);
         numbers.merge(&Numbers::from_text(&half.numbers));
@@ -103,14 +108,7 @@ impl Bench<'_> {
             (found.numbers, found.twice)
         };
         let lost = numbers.without(&there);
-        let sample = Sample {
-            per_second: answered.per_second,
-            latency: Some(half.latency),
-            messages: accepted,
-            lost,
-            twice,
-            ..used
-        };
+        let sample = Sample { per_second: answered.per_second, latency, messages: accepted, lost, twice, ..used };
         if answered.others + answered.broken + half.others + half.broken > 0 {
             let shown = |one: &Answered| format!("{} refused, {} broken", one.others, one.broken);
             eprintln!("{}: {}; at half load {}", who.name(), shown(&answered), shown(&half));

@@ -29,7 +29,7 @@ impl Settings {
         let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().expect(name));
         Self {
             rounds: number("ROUNDS", 3),
-            seconds: number("SECONDS", 3),
+            seconds: number("SECONDS", 2),
             only: list("ONLY", "limits,perftest,ingress,forward,e2e,mixed,growth"),
             stores: list("STORES", "quorum,classic,embedded"),
             who: list("WHO", "stagepost,spike,node"),
