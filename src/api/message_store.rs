@@ -274,4 +274,8 @@ pub struct QueueStatus {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: QueueType,
+    /// Since when it has been there, as far as is known. When it was found missing and was declared again: since then,
+    /// and what was in it before is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
 }

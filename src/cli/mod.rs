@@ -58,7 +58,7 @@ enum Command {
     Ingress(worker::IngressArgs),
     /// What a forwarding pod runs
     #[command(hide = true)]
-    Forward(worker::Args),
+    Forward(worker::ForwardArgs),
     /// Print the custom resource definitions
     Crds(crds::Args),
     /// Stop the controller and remove our finalizers, before the chart goes

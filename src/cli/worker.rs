@@ -26,6 +26,16 @@ pub(super) struct Args {
     grace: Duration,
 }
 
+/// Flags of `stagepost forward`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ForwardArgs {
+    #[command(flatten)]
+    worker: Args,
+    /// Says what is being delivered while that may end the process
+    #[arg(long, value_name = "FILE")]
+    last_words: Option<PathBuf>,
+}
+
 /// Flags of `stagepost ingress`.
 #[derive(Debug, clap::Args)]
 pub(super) struct IngressArgs {
@@ -41,8 +51,9 @@ pub(super) fn ingress(args: IngressArgs) -> Exit {
     run(args.worker, |options| worker::ingress(options, listen))
 }
 
-pub(super) fn forward(args: Args) -> Exit {
-    run(args, worker::forward)
+pub(super) fn forward(args: ForwardArgs) -> Exit {
+    let last_words = args.last_words;
+    run(args.worker, |options| worker::forward(options, last_words))
 }
 
 fn run<F: Future<Output = Result<Ended, WorkerError>>>(args: Args, work: impl FnOnce(Options) -> F) -> Exit {

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::due::Key;
 use super::references::References;
+use crate::api::condition::Time;
 use crate::broker;
 use crate::plan::{BrokerPlan, StorePlan};
 use crate::status::link::Link;
@@ -123,7 +124,12 @@ pub(super) async fn look(store: &dyn MessageStore) -> StoreReport {
         Link::Up => timeout(DEPTH_TIMEOUT, store.depth()).await.ok().and_then(Result::ok),
         _ => None,
     };
-    StoreReport { link, ready: depth.map(|depth| depth.ready), consumers: depth.map(|depth| depth.consumers) }
+    StoreReport {
+        link,
+        ready: depth.map(|depth| depth.ready),
+        consumers: depth.map(|depth| depth.consumers),
+        made: store.made().map(Time),
+    }
 }
 
 /// Waits until a store is connected.

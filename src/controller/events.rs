@@ -7,6 +7,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use super::error::api;
 use crate::api::condition::{self, BROKER_CONNECTED, Condition, DEGRADED, READY, RESOLVED_REFS, TARGET_REACHABLE};
 use crate::api::processor_status::ProcessorState;
+use crate::status::verdict::POISON_SUSPECTED;
 
 /// An API server cuts longer notes off.
 const LONGEST_NOTE: usize = 1000;
@@ -52,21 +53,40 @@ impl Events {
 /// What the change from one list of conditions to the next means.
 pub(super) fn between(before: &[Condition], after: &[Condition]) -> Vec<Happened> {
     let mut happened = Vec::new();
-    let mut turned = |kind: &str, status: &str, was: Option<&str>, warning: bool, reason: &'static str| {
-        let Some(now) = condition::find(after, kind).filter(|now| now.status == status) else { return };
-        let before = condition::find(before, kind).map(|before| before.status.as_str());
-        if before != Some(status) && (was.is_none() || before == was) {
+    let has = |conditions: &[Condition], kind: &str, status: &str| {
+        condition::find(conditions, kind).is_some_and(|found| found.status == status)
+    };
+    let mut failed = |kind: &str, bad: &str, reason: &'static str| {
+        let now = condition::find(after, kind).filter(|now| now.status == bad);
+        if let Some(now) = now.filter(|_| !has(before, kind, bad)) {
             let note = if now.message.is_empty() { now.reason.clone() } else { now.message.clone() };
-            happened.push(Happened { warning, reason, note });
+            happened.push(Happened { warning: true, reason, note });
         }
     };
-    turned(BROKER_CONNECTED, "False", None, true, "BrokerLost");
-    turned(BROKER_CONNECTED, "True", Some("False"), false, "BrokerBack");
-    turned(TARGET_REACHABLE, "False", None, true, "TargetUnreachable");
-    turned(TARGET_REACHABLE, "True", Some("False"), false, "TargetBack");
-    turned(RESOLVED_REFS, "False", None, true, "ReferenceMissing");
-    turned(RESOLVED_REFS, "True", Some("False"), false, "ReferenceFound");
-    turned(DEGRADED, "True", None, true, "Degraded");
+    failed(BROKER_CONNECTED, "False", "BrokerLost");
+    failed(TARGET_REACHABLE, "False", "TargetUnreachable");
+    failed(RESOLVED_REFS, "False", "ReferenceMissing");
+    let poison = |conditions: &[Condition]| {
+        let degraded = condition::find(conditions, DEGRADED).filter(|found| found.reason == POISON_SUSPECTED);
+        degraded.map(|degraded| degraded.message.clone())
+    };
+    match poison(after) {
+        None => failed(DEGRADED, "True", "Degraded"),
+        // Of another message it is told again.
+        Some(note) if poison(before).as_ref() != Some(&note) => {
+            happened.push(Happened { warning: true, reason: POISON_SUSPECTED, note });
+        }
+        Some(_) => {}
+    }
+    for (kind, reason, note) in [
+        (BROKER_CONNECTED, "BrokerBack", "the broker of each store that it uses is connected again"),
+        (TARGET_REACHABLE, "TargetBack", "the target is reached again"),
+        (RESOLVED_REFS, "ReferenceFound", "everything that it names is there now"),
+    ] {
+        if has(before, kind, "False") && has(after, kind, "True") {
+            happened.push(Happened { warning: false, reason, note: note.to_owned() });
+        }
+    }
     for (reason, told) in [("QueueMismatch", "QueueMismatch"), ("NameConflict", "NameConflict")] {
         let is =
             |conditions: &[Condition]| condition::find(conditions, READY).is_some_and(|ready| ready.reason == reason);
@@ -121,6 +141,20 @@ mod tests {
         assert_eq!(reasons(&down, &down), Vec::<&str>::new());
         assert_eq!(reasons(&down, &up), ["BrokerBack"]);
         assert_eq!(reasons(&[is(BROKER_CONNECTED, "Unknown")], &up), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_message_that_is_suspected_is_told_once() {
+        let suspected = |message: &str| {
+            let poison = Condition { reason: POISON_SUSPECTED.to_owned(), ..is(DEGRADED, "True") };
+            [Condition { message: message.to_owned(), ..poison }]
+        };
+        let well = [is(DEGRADED, "False")];
+        assert_eq!(reasons(&well, &suspected("a")), ["PoisonSuspected"]);
+        assert_eq!(reasons(&suspected("a"), &suspected("a")), Vec::<&str>::new());
+        assert_eq!(reasons(&suspected("a"), &suspected("b")), ["PoisonSuspected"]);
+        assert_eq!(reasons(&suspected("a"), &well), Vec::<&str>::new());
+        assert_eq!(reasons(&well, &[is(DEGRADED, "True")]), ["Degraded"]);
     }
 
     #[test]

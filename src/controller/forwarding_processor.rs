@@ -17,7 +17,7 @@ use super::resources::{
 };
 use super::rollout::{self, Rollout};
 use super::samples::Together;
-use super::{apply, brokers, deletion, events, message_store, report, settle, workers};
+use super::{apply, brokers, deletion, events, last_words, message_store, report, settle, workers};
 use crate::api::condition::{self, Condition, TARGET_REACHABLE};
 use crate::api::processor_status::{DeactivationStatus, ProcessorState};
 use crate::api::{ForwardingProcessor, ForwardingProcessorStatus, PROCESSOR_FINALIZER, REACTIVATE_ANNOTATION};
@@ -292,8 +292,8 @@ impl<'a> Report<'a> {
             (ProcessorState::Active, None) if !self.together.workers.is_empty() => Delivering::Yes,
             _ => Delivering::NotStarted,
         });
-        let lost = format!("{} answers could not be stored in spec.response.storeRef", standing.responses_lost);
-        verdict.degraded((standing.responses_lost > 0).then_some(("ResponsesLost", lost.as_str())));
+        let suspected = last_words::suspected(&self.ctx.caches.pods_of(&name), &standing.cleared);
+        verdict.degraded_processor(&suspected, standing.responses_lost);
         verdict.paused(false);
         let (against, ready) = self.readiness(state);
         verdict.finish(against, ready)

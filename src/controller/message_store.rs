@@ -10,13 +10,16 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::context::Context;
 use super::error::Error;
+use super::events::Happened;
 use super::judge::{self, Judged};
 use super::report::Ours as _;
 use super::{brokers, deletion, report, settle};
-use crate::api::message_store::DeletionPolicy;
+use crate::api::condition::Time;
+use crate::api::message_store::{DeletionPolicy, QueueStatus};
 use crate::api::{MessageStore, MessageStoreStatus, QUEUE_FINALIZER};
 use crate::plan::{StorePlan, compile, keys};
 use crate::status::link::Link;
+use crate::status::queue::since;
 use crate::status::queue_status;
 use crate::status::verdict::{Missing, Verdict, unknown_limit};
 use crate::store;
@@ -60,38 +63,68 @@ async fn status(
 ) -> Result<Duration, Error> {
     let namespace = object.namespace().unwrap_or_default();
     let generation = object.metadata.generation.unwrap_or(0);
-    let link = match plan.filter(|_| missing.is_none()) {
-        Some(plan) => link(ctx, &namespace, plan),
-        None => Link::Connecting,
+    let (link, made) = match plan.filter(|_| missing.is_none()) {
+        Some(plan) => found(ctx, &namespace, plan),
+        None => (Link::Connecting, None),
     };
+    let (queue, recreated) = queue(object, plan, &link, made.as_ref());
     let mut verdict = Verdict::new(generation, Timestamp::now());
     verdict.references(missing);
     let links = BTreeMap::from([(object.name_any(), link)]);
     settle::brokers(&mut verdict, object, &links, missing.is_some());
-    let queue = plan.and_then(|plan| plan.topology.queue.as_ref());
-    verdict.degraded(queue.and_then(unknown_limit));
+    verdict.degraded(plan.and_then(|plan| plan.topology.queue.as_ref()).and_then(unknown_limit));
     let conditions = report::merged(object.conditions(), verdict.finish(None, "Ready"));
     let status = MessageStoreStatus {
-        queue: plan.and_then(queue_status),
+        queue,
         bindings: plan.filter(|plan| plan.topology.exchange.is_some()).map(|plan| plan.topology.bindings.clone()),
         observed_generation: Some(generation),
         conditions: conditions.clone(),
         ..MessageStoreStatus::default()
     };
     report::write(ctx, object, &status, &conditions).await?;
+    if let Some(happened) = recreated {
+        ctx.events.tell(&report::reference(object), &happened).await;
+    }
     Ok(settle::again(missing.is_some()))
+}
+
+/// The queue with the time since when it has been there; and what is to be told if it had been there before.
+fn queue(
+    object: &MessageStore,
+    plan: Option<&StorePlan>,
+    link: &Link,
+    made: Option<&Time>,
+) -> (Option<QueueStatus>, Option<Happened>) {
+    let Some(mut queue) = plan.and_then(queue_status) else { return (None, None) };
+    let before = object.status.as_ref().and_then(|status| status.queue.as_ref());
+    let since = since(before, &queue, made, *link == Link::Up, Timestamp::now());
+    queue.since = since.time;
+    let note = format!(
+        "queue `{}` was not there any more, and was declared again; what was in it is lost, what is stored from now on is \
+         safe. See who deleted it, or whether the broker lost its data",
+        queue.name
+    );
+    (Some(queue), since.recreated.then_some(Happened { warning: true, reason: "QueueRecreated", note }))
 }
 
 /// How a store's broker stands: as its workers say, else as we find it.
 pub(super) fn link(ctx: &Context, namespace: &str, plan: &StorePlan) -> Link {
+    found(ctx, namespace, plan).0
+}
+
+/// The same, and when its queue was found missing last, and declared.
+fn found(ctx: &Context, namespace: &str, plan: &StorePlan) -> (Link, Option<Time>) {
     if let Some(report) = ctx.samples.store(namespace, &plan.name) {
-        return report.link;
+        return (report.link, report.made);
     }
     // Nobody knows yet who looks after it.
     if !ctx.samples.is_warm() {
-        return Link::Connecting;
+        return (Link::Connecting, None);
     }
-    handle(ctx, namespace, plan).map_or(Link::Connecting, |store| brokers::link(&*store))
+    match handle(ctx, namespace, plan) {
+        Some(store) => (brokers::link(&*store), store.made().map(Time)),
+        None => (Link::Connecting, None),
+    }
 }
 
 /// A store to look at ourselves. What a processor's plan says of it may be old (it is paused, or its spec is not valid

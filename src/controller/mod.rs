@@ -29,6 +29,7 @@ mod fingerprint;
 mod forwarding_processor;
 mod ingress_route;
 mod judge;
+mod last_words;
 mod leader;
 mod lease;
 mod message_store;

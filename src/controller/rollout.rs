@@ -56,15 +56,14 @@ fn stuck(pod: &Pod) -> Option<(&'static str, String)> {
     }
     // Why it ended says more than that it is not started again yet.
     let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-    let detail = match ended {
+    let (detail, look) = match ended {
         Some(ended) => {
             let reason = ended.reason.clone().unwrap_or_default();
-            format!("(it ended: {reason}, exit code {})", ended.exit_code)
+            (format!("(it ended: {reason}, exit code {})", ended.exit_code), "kubectl logs --previous")
         }
-        None => waiting.message.clone().unwrap_or_default(),
+        None => (waiting.message.clone().unwrap_or_default(), "kubectl describe pod"),
     };
-    let look = "look at it by kubectl describe pod and kubectl logs";
-    Some(("PodNotStarted", format!("pod `{name}` does not start: {why} {detail}; {look}")))
+    Some(("PodNotStarted", format!("pod `{name}` does not start: {why} {detail}; look at it by {look}")))
 }
 
 #[cfg(test)]

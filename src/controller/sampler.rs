@@ -178,7 +178,7 @@ impl Sampler {
     async fn store(&mut self, store: &MessageStore) {
         let namespace = store.namespace().unwrap_or_default();
         let Some(found) = self.report_of(&namespace, &store.name_any()) else { return };
-        let facts = fingerprint::of(&json!(found.link));
+        let facts = fingerprint::of(&json!([found.link, found.made]));
         if self.turned(store.uid(), facts) {
             self.ctx.duties.stores.mark(&namespace, &store.name_any());
         }
@@ -408,6 +408,7 @@ fn facts(together: &Together, links: &BTreeMap<String, Link>) -> u64 {
         "reachable": standing.target_reachable,
         "hindrance": standing.hindrance,
         "lost": standing.responses_lost,
+        "cleared": standing.cleared,
     }))
 }
 

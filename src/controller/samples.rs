@@ -89,14 +89,12 @@ impl Samples {
     pub(super) fn store(&self, namespace: &str, name: &str) -> Option<StoreReport> {
         let samples = self.lock();
         let here = samples.values().filter(|sample| sample.report.object.namespace == namespace);
-        let mut reports = here.filter_map(|sample| sample.report.stores.get(name));
-        let first = reports.next()?.clone();
+        let reports: Vec<&StoreReport> = here.filter_map(|sample| sample.report.stores.get(name)).collect();
         // One that knows a number is worth more than one that does not.
-        Some(if first.ready.is_some() {
-            first
-        } else {
-            reports.find(|report| report.ready.is_some()).cloned().unwrap_or(first)
-        })
+        let best = reports.iter().find(|report| report.ready.is_some()).or(reports.first())?;
+        // Whoever found the queue missing last says so.
+        let made = reports.iter().filter_map(|report| report.made.clone()).max_by_key(|made| made.0);
+        Some(StoreReport { made, ..(*best).clone() })
     }
 
     /// The record that a worker spoke of is removed; what it says next counts.

@@ -12,6 +12,7 @@ pub mod matching;
 pub mod message;
 pub mod ordering;
 pub mod outcome;
+pub mod poison;
 pub mod problem;
 pub mod quantity;
 pub mod rate;

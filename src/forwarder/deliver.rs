@@ -62,11 +62,15 @@ impl Session<'_> {
             self.leave(delivery, Leaving::Expired);
             return Start::Now { probe: false };
         }
+        if let Some(held) = self.held.get_mut(&delivery) {
+            held.note_if_suspected(&self.processor.shared.suspects);
+        }
         let content = match self.prepare(delivery) {
             Preparation::Ready(content) => content,
             Preparation::Filtered => {
                 self.lanes.start(delivery);
                 if let Some(held) = self.held.get_mut(&delivery) {
+                    held.has_outcome();
                     self.bytes += held.owes(reply::of_filtered(&held.delivery.message, wall));
                 }
                 self.leave(delivery, Leaving::Filtered);
@@ -166,6 +170,9 @@ impl Session<'_> {
             processor.shared.metrics.stale_keep_alive.inc();
         }
         let Some(held) = self.held.get_mut(&delivery) else { return };
+        if *outcome != Outcome::Cancelled {
+            held.has_outcome();
+        }
         held.history.tally = held.history.tally.after(policy, outcome);
         let decision = decide(policy, held.history.tally, outcome, at, processor.random.next());
         if decision == Decision::Settle {
@@ -299,6 +306,7 @@ impl Session<'_> {
             let message_id = &held.delivery.message.id;
             tracing::warn!(processor = %self.processor.name, %message_id, error, untold, "an expression failed on a message");
         }
+        held.has_outcome();
         self.bytes += held.owes(reply::of_failed_expression(&held.delivery.message, wall));
         held.history.failed_before_sending(error, wall);
         let reason = Reason::TransformFailed;

@@ -1,13 +1,16 @@
 //! A message in our hands, what has happened to it, and what is remembered of it after it was returned.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::suspects::{Suspects, Suspicion};
 use crate::core::decision::{Reason, Tally};
 use crate::core::message::{Death, Message, MessageId};
 use crate::core::outcome::Outcome;
+use crate::core::poison::SUSPECTED_AFTER;
 use crate::expression::Content;
 use crate::store::Delivery;
 
@@ -29,6 +32,8 @@ pub(super) struct Held {
     pub(super) unchecked: bool,
     /// It was handed out before, and not returned by us: somebody who is gone may have delivered it.
     pub(super) suspect: bool,
+    /// Present until its first attempt has ended, if it may be what killed those before us.
+    pub(super) suspicion: Option<Suspicion>,
     /// The result of the transform, made before the first attempt; or why there is none, as text.
     pub(super) content: Option<Result<Content, String>>,
     /// What its caller is told, if one waits, once it is decided what becomes of it.
@@ -37,6 +42,20 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Before anything is done with it that may kill this process, if it may be what killed those before us.
+    pub(super) fn note_if_suspected(&mut self, suspects: &Arc<Suspects>) {
+        if self.suspect && self.suspicion.is_none() && self.delivery.returned >= SUSPECTED_AFTER {
+            self.suspicion = Some(suspects.suspect(&self.delivery.message.id, self.delivery.returned));
+        }
+    }
+
+    /// It has an outcome.
+    pub(super) fn has_outcome(&mut self) {
+        if let Some(suspicion) = self.suspicion.take() {
+            suspicion.clear();
+        }
+    }
+
     /// Keeps what its caller is to be told. Answers how many bytes more it holds.
     pub(super) fn owes(&mut self, reply: Option<Message>) -> usize {
         let more = reply.as_ref().map_or(0, Message::weight);

@@ -12,7 +12,7 @@
 //! - `limits`: what ends an attachment though nobody asked: hold limit, bytes, the end of a batch.
 //! - `deliver`: one message through a session. Prepare, attempt, decide, carry out.
 //! - `work`: what is waited for. Attempts, dead letters, answers, the record.
-//! - `pacing`, `poll`, `held`, `request`, `answer`: rules and values, without a loop of their own.
+//! - `pacing`, `poll`, `held`, `suspects`, `request`, `answer`: rules and values, without a loop of their own.
 //! - `preview`: what a processor makes of a message, to be looked at.
 //!
 //! Why nothing is lost: a message is acknowledged in one place (`Session::acknowledge`), which gets only what
@@ -37,10 +37,12 @@ mod reply;
 mod report;
 mod request;
 mod session;
+mod suspects;
 mod work;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,11 +95,14 @@ pub struct Options {
     /// another forwarder on the same processor); it is then also read before a redelivered message is attempted.
     /// `None`: nobody else does.
     pub check_record_every: Option<Duration>,
+    /// A file that outlives this process: it says what is being delivered while that may kill it
+    /// ([`crate::core::poison`]).
+    pub last_words: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::default(), hold_limit: HOLD_LIMIT, check_record_every: None }
+        Self { clock: Clock::default(), hold_limit: HOLD_LIMIT, check_record_every: None, last_words: None }
     }
 }
 

@@ -76,7 +76,8 @@ impl Preview {
 
     /// What becomes of a message that is taken for the first time.
     pub fn message(&self, message: Arc<Message>) -> Result<Previewed, Failure> {
-        let delivery = Delivery { tag: Tag(FIRST), message, redelivered: false, source: Carried::default() };
+        let delivery =
+            Delivery { tag: Tag(FIRST), message, redelivered: false, returned: 0, source: Carried::default() };
         let lane = self.expressions.lane(&delivery.message, FIRST)?;
         let Some(content) = self.expressions.content(&delivery.message)? else { return Ok(Previewed::Filtered) };
         let attempt = self.requests.build(&self.expressions, &delivery, &content, 1)?;

@@ -13,6 +13,7 @@ use super::poll::Ticks;
 use super::prepare::{ExpressionError, Expressions};
 use super::report::Shared;
 use super::request::RequestBuilder;
+use super::suspects::Suspects;
 use super::work::STORE_TIMEOUT;
 use super::{ForwarderInput, Options};
 use crate::core::deactivation::Deactivation;
@@ -81,7 +82,8 @@ pub enum StartError {
 impl Processor {
     pub(super) fn new(input: ForwarderInput) -> Result<(Self, Option<Ticks>), StartError> {
         let ForwarderInput { plan, stores, target, metrics, options } = input;
-        let Options { clock, hold_limit, check_record_every } = options;
+        let Options { clock, hold_limit, check_record_every, last_words } = options;
+        let name = plan.object.slashed();
         let source = find(&stores, "spec.storeRef", &plan.source)?;
         let named = |field, name: &Option<String>| name.as_ref().map(|name| find(&stores, field, name)).transpose();
         let dead_letters = named("spec.onFailure.deadLetterStoreRef", &plan.dead_letters)?;
@@ -95,7 +97,6 @@ impl Processor {
         };
         let ticks = plan.poll.as_ref().map(|poll| Ticks::of(&poll.schedule, &clock)).transpose()?;
         let processor = Self {
-            name: plan.object.slashed(),
             record_name: plan.object.dotted(),
             source,
             dead_letter_timeout: deadline(&plan.dead_letters),
@@ -106,7 +107,8 @@ impl Processor {
             attempt_ceiling: attempt_ceiling(&plan.target),
             expressions: Expressions::compile(&plan)?,
             requests: RequestBuilder::of(&plan).map_err(StartError::Request)?,
-            shared: Arc::new(Shared::new(metrics)),
+            shared: Arc::new(Shared::new(metrics, Suspects::new(&name, last_words))),
+            name,
             clock,
             hold_limit,
             check_record_every,

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::suspects::Suspects;
 use crate::core::deactivation::Deactivation;
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -44,6 +45,8 @@ pub struct ProcessorReport {
     pub target_reachable: Option<bool>,
     /// Why nothing is delivered now; `None` while delivering or idle.
     pub hindrance: Option<Hindrance>,
+    /// Messages that were suspected to kill the process and had an outcome all the same, the last ones.
+    pub cleared: Vec<String>,
     /// Whether the source's broker is connected.
     pub broker_connected: bool,
 }
@@ -157,6 +160,7 @@ const NO_TIMESTAMP: i64 = i64::MIN;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) metrics: ProcessorMetrics,
+    pub(super) suspects: Arc<Suspects>,
     delivered: AtomicU64,
     failed_attempts: AtomicU64,
     dead_lettered: AtomicU64,
@@ -183,10 +187,11 @@ struct Facts {
 }
 
 impl Shared {
-    pub(super) fn new(metrics: ProcessorMetrics) -> Self {
+    pub(super) fn new(metrics: ProcessorMetrics, suspects: Suspects) -> Self {
         metrics.state("Active");
         Self {
             metrics,
+            suspects: Arc::new(suspects),
             delivered: AtomicU64::new(0),
             failed_attempts: AtomicU64::new(0),
             dead_lettered: AtomicU64::new(0),
@@ -334,6 +339,7 @@ impl Shared {
             deactivation: facts.deactivation.clone(),
             target_reachable: facts.reachable,
             hindrance: self.hindrance(&facts),
+            cleared: self.suspects.cleared(),
             broker_connected,
         }
     }

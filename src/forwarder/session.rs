@@ -238,6 +238,7 @@ impl<'a> Session<'a> {
             taken: now,
             unchecked: delivery.redelivered && self.processor.check_record_every.is_some(),
             suspect,
+            suspicion: None,
             content,
             history,
             reply: None,

@@ -152,8 +152,8 @@ fn processor_verdict(
         (Phase::Running, None) => Delivering::Yes,
         _ => Delivering::NotStarted,
     });
-    let lost = format!("{} answers could not be stored in spec.response.storeRef", standing.responses_lost);
-    verdict.degraded((standing.responses_lost > 0).then_some(("ResponsesLost", lost.as_str())));
+    // Who died of a message in this process would not be asked: the log says it beforehand.
+    verdict.degraded_processor(&[], standing.responses_lost);
     verdict.paused(false);
     let remedy = format!(
         "it stopped at a message that failed; repair the cause, then `stagepost reactivate {}`",

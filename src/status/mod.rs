@@ -4,6 +4,7 @@
 //! and the sums of several workers. Pure: nothing here asks anybody.
 
 pub mod link;
+pub mod queue;
 pub mod report;
 pub mod standing;
 pub mod verdict;
@@ -29,6 +30,7 @@ pub fn queue_status(plan: &StorePlan) -> Option<QueueStatus> {
             QueueKind::Quorum => QueueType::Quorum,
             QueueKind::Classic => QueueType::Classic,
         },
+        since: None,
     })
 }
 

@@ -56,6 +56,9 @@ pub struct StoreReport {
     /// Consumers on its queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumers: Option<u32>,
+    /// When its queue was found missing last, and declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Time>,
 }
 
 /// Requests, by what came of them.

@@ -41,6 +41,8 @@ pub struct Standing {
     pub deactivation: Option<Deactivation>,
     /// Whether the last attempt reached the target; `None` before the first.
     pub target_reachable: Option<bool>,
+    /// Messages that were suspected to kill a worker and had an outcome all the same.
+    pub cleared: Vec<String>,
     /// Why nothing is delivered now.
     pub hindrance: Option<Hindrance>,
 }
@@ -69,6 +71,7 @@ impl From<ProcessorReport> for Standing {
             }),
             deactivation: report.deactivation.filter(|_| report.state == ProcessorState::Deactivated),
             target_reachable: report.target_reachable,
+            cleared: report.cleared,
             hindrance: report.hindrance,
         }
     }
@@ -100,6 +103,7 @@ impl Standing {
                 (Some(one), Some(other)) => Some(one && other),
                 (one, other) => one.or(other),
             },
+            cleared: self.cleared.into_iter().chain(report.cleared).collect(),
             hindrance: self.hindrance.or(report.hindrance),
         }
     }

@@ -7,6 +7,7 @@ use super::link::Link;
 use crate::api::condition::{
     ACCEPTED, BROKER_CONNECTED, Condition, DEGRADED, DELIVERING, PAUSED, READY, RESOLVED_REFS, TARGET_REACHABLE, Time,
 };
+use crate::core::poison::SUSPECTED_AFTER;
 use crate::core::topology::{Management, Queue, QueueKind};
 use crate::forwarder::Hindrance;
 
@@ -135,6 +136,24 @@ impl Verdict {
         }
     }
 
+    /// Of a processor: by the messages at which its workers died again and again, and by answers that were not stored.
+    pub fn degraded_processor(&mut self, suspected: &[String], responses_lost: u64) {
+        if !suspected.is_empty() {
+            let (what, it) = match suspected {
+                [one] => (format!("message {one}"), "it"),
+                several => (format!("one of the messages {}", several.join(", ")), "they"),
+            };
+            let message = format!(
+                "a worker died while it delivered {what}, after it had come back {SUSPECTED_AFTER} times or more without an \
+                 outcome; nothing is lost, {it} stay in the queue. See why it died (kubectl describe pod): give it more \
+                 memory, or take the message out of the queue"
+            );
+            return self.degraded(Some((POISON_SUSPECTED, &message)));
+        }
+        let lost = format!("{responses_lost} answers could not be stored in spec.response.storeRef");
+        self.degraded((responses_lost > 0).then_some(("ResponsesLost", lost.as_str())));
+    }
+
     /// Ready, unless `against` or one of the conditions that count says otherwise; `reason` says how it is ready.
     pub fn finish(mut self, against: Option<(&str, String)>, reason: &str) -> Vec<Condition> {
         let counts = |condition: &&Condition| {
@@ -192,6 +211,9 @@ fn explain(hindrance: Hindrance) -> &'static str {
 
 /// Why a route is degraded whose callers wait for less than an attempt may take.
 pub const REPLY_TOO_SHORT: &str = "RetryExceedsReply";
+
+/// Why a processor is degraded whose workers die at a message.
+pub const POISON_SUSPECTED: &str = "PoisonSuspected";
 
 /// A queue that we did not declare may drop what is returned too often; AMQP does not tell.
 pub fn unknown_limit(queue: &Queue) -> Option<(&'static str, &'static str)> {

@@ -21,6 +21,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use self::mailbox::Mailbox;
@@ -77,6 +78,12 @@ pub trait MessageStore: Send + Sync + fmt::Debug {
         false
     }
 
+    /// When its queue was found missing last, and declared by this process. `None`: it has been there ever since it was
+    /// looked for first.
+    fn made(&self) -> Option<Timestamp> {
+        None
+    }
+
     /// The queue's name, or the exchange's if there is no queue: for logs and dead letters.
     fn name(&self) -> &str;
 }
@@ -115,6 +122,8 @@ pub struct Delivery {
     pub message: Arc<Message>,
     /// It had been handed out before and was not acknowledged.
     pub redelivered: bool,
+    /// How often it came back before without being acknowledged, if the store counts that; else 0.
+    pub returned: u32,
     /// Where it lay, for whoever publishes it again; see [`Message::again`].
     pub source: Carried,
 }

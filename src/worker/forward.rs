@@ -1,5 +1,6 @@
 //! `stagepost forward`: out of a store, to a target, in a pod.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +37,7 @@ struct Worker {
     metrics: Metrics,
     processor: ProcessorMetrics,
     hold_limit: Duration,
+    last_words: Option<PathBuf>,
     running: Mutex<Running>,
     ready: AtomicBool,
     told: Told,
@@ -111,6 +113,7 @@ impl Worker {
             options: forwarder::Options {
                 hold_limit: self.hold_limit,
                 check_record_every: Some(CHECK_RECORD_EVERY),
+                last_words: self.last_words.clone(),
                 ..forwarder::Options::default()
             },
         };
@@ -130,8 +133,8 @@ impl Worker {
     }
 }
 
-/// Runs until a signal, then drains.
-pub async fn forward(options: Options) -> Result<Ended, WorkerError> {
+/// Runs until a signal, then drains. `last_words`: where others look for what this process was about to do when it ended.
+pub async fn forward(options: Options, last_words: Option<PathBuf>) -> Result<Ended, WorkerError> {
     let shutdown = shutdown::on_signal().map_err(WorkerError::Signals)?;
     let plan = read(&options.plan)?;
     let Plan::Forwarder(processor) = &plan else { return Err(WorkerError::WrongKind(options.plan, "ingress")) };
@@ -144,6 +147,7 @@ pub async fn forward(options: Options) -> Result<Ended, WorkerError> {
         processor: metrics.processor(&processor.object.slashed()),
         metrics,
         hold_limit: options.hold_limit.unwrap_or(HOLD_LIMIT),
+        last_words,
         running: Mutex::default(),
         ready: AtomicBool::new(false),
         told: Told::default(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::mounts::Mounts;
+use crate::api::condition::Time;
 use crate::broker;
 use crate::plan::{BrokerPlan, Plan};
 use crate::status::link::Link;
@@ -86,6 +87,7 @@ impl Stores {
                 link: Link::from(&connection),
                 ready: depth.map(|depth| depth.ready),
                 consumers: depth.map(|depth| depth.consumers),
+                made: store.made().map(Time),
             };
             reports.insert(name.clone(), report);
         }

@@ -5,10 +5,16 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
 use super::client::{Client, headers, long};
 use super::common::{QUORUM, line, say, shared, start};
-use crate::support::{Recorder, Reply, Setup, eventually, manifest, millis, seconds};
+use crate::support::{Recorder, Reply, Setup, Stagepost, eventually, manifest, millis, seconds};
 
 const QUEUE: &str = "default.box";
 const DEAD: &str = "default.box.dlc";
+
+/// How many processes said, of the only message in question, that they may die of it.
+fn suspected(run: &Stagepost) -> usize {
+    let told = run.log().into_iter().filter(|line| line.contains("came back again and again"));
+    told.inspect(|line| assert!(line.contains("id-0"), "{line}")).count()
+}
 
 #[test]
 fn a15_a_message_that_kills_the_worker_30_times_is_still_first_and_its_neighbours_are_kept() {
@@ -25,6 +31,9 @@ fn a15_a_message_that_kills_the_worker_30_times_is_still_first_and_its_neighbour
         let hit = hits.last().unwrap();
         assert_eq!(hit.text(), "poison");
         assert_eq!(hit.header("stagepost-redelivered").is_some(), round > 0, "round {round}: {hit:?}");
+        eventually("it is suspected from the fifth time on that it came back", seconds(5), || {
+            (suspected(&run) == round.saturating_sub(4)).then_some(())
+        });
         run.restart();
     }
     target.await_hits(32, seconds(20));

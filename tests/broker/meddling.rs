@@ -130,6 +130,7 @@ fn a13_a_queue_that_is_deleted_under_us_is_declared_again_and_a_purged_one_is_wo
     deleted += client.delete_queue(QUEUE);
     let over = Instant::now();
     recovered("A13, queue deleted", at, over, &traffic, &target);
+    run.await_log(&["the queue was gone and is declared again", QUEUE], seconds(1));
     std::thread::sleep(millis(500));
     traffic.finish();
     let hits = super::common::drained(&run, &target, &traffic);

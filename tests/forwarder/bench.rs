@@ -158,7 +158,12 @@ impl Bench {
             stores: stores.into_iter().map(|(name, of)| (name.to_owned(), store(of))).collect(),
             target,
             metrics: self.metrics.processor("shop/settle"),
-            options: Options { clock, hold_limit: self.hold_limit, check_record_every: self.check_record_every },
+            options: Options {
+                clock,
+                hold_limit: self.hold_limit,
+                check_record_every: self.check_record_every,
+                ..Options::default()
+            },
         })
         .unwrap()
     }

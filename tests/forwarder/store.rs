@@ -206,6 +206,7 @@ impl Core {
             tag: Tag(*place),
             message: Arc::clone(&waiting.message),
             redelivered: waiting.redelivered,
+            returned: 0,
             source: Carried::default(),
         };
         let event = Event::Taken(delivery.message.id.to_string());

@@ -20,6 +20,9 @@ pub(super) const PLAN_FILE: &str = "plan.json";
 const PLAN_FOLDER: &str = "/etc/stagepost/plan";
 const SECRETS_FOLDER: &str = "/etc/stagepost/mounted";
 
+/// What a container leaves here, the kubelet puts into its pod's status when it has ended.
+const LAST_WORDS: &str = "/dev/termination-log";
+
 /// Between SIGTERM and the moment from which an ingress accepts no more connections.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -117,23 +120,28 @@ fn container(pods: &Pods<'_>, settings: &WorkerSettings, drain: Duration) -> Val
     if pods.owner.role == Role::Ingress {
         ports.insert(0, json!({"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}));
     }
+    let mut arguments = vec![
+        command.to_owned(),
+        format!("--plan={PLAN_FOLDER}/{PLAN_FILE}"),
+        format!("--secrets={SECRETS_FOLDER}"),
+        format!("--grace={}", duration::format(drain)),
+        format!("--log-format={}", settings.log_format),
+        format!("--log-level={}", settings.log_level),
+    ];
+    if pods.owner.role == Role::Forwarder {
+        arguments.push(format!("--last-words={LAST_WORDS}"));
+    }
     let probe = |path: &str| json!({"path": path, "port": "admin"});
     json!({
         "name": "stagepost",
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": [
-            command,
-            format!("--plan={PLAN_FOLDER}/{PLAN_FILE}"),
-            format!("--secrets={SECRETS_FOLDER}"),
-            format!("--grace={}", duration::format(drain)),
-            format!("--log-format={}", settings.log_format),
-            format!("--log-level={}", settings.log_level),
-        ],
+        "args": arguments,
         "ports": ports,
         "readinessProbe": {"httpGet": probe("/readyz"), "periodSeconds": 2, "failureThreshold": 2, "timeoutSeconds": 2},
         "livenessProbe": {"httpGet": probe("/livez"), "periodSeconds": 10, "failureThreshold": 6, "timeoutSeconds": 5},
         "resources": resources(pods),
+        "terminationMessagePath": LAST_WORDS,
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,

@@ -64,7 +64,8 @@ impl Attached {
         self.next_tag += 1;
         // A queue of ours is all that there is to say, and a dead letter says that by itself.
         let source = Carried::default();
-        let delivery = Delivery { tag, message: lease.message.clone(), redelivered: lease.redelivered, source };
+        let (message, redelivered) = (lease.message.clone(), lease.redelivered);
+        let delivery = Delivery { tag, message, redelivered, returned: 0, source };
         self.held.insert(tag, lease);
         delivery
     }

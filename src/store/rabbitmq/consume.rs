@@ -230,7 +230,9 @@ impl Consumer for RabbitConsumer {
             let unnamed = || MessageId::new(uuid::Uuid::now_v7().to_string());
             let source = wire::source(&delivery.properties, delivery.exchange.as_str(), delivery.routing_key.as_str());
             let message = wire::message(&delivery.properties, delivery.data, unnamed);
-            Ok(Delivery { tag: Tag(tag), message: Arc::new(message), redelivered: delivery.redelivered, source })
+            let returned = wire::returned(&delivery.properties);
+            let (tag, message, redelivered) = (Tag(tag), Arc::new(message), delivery.redelivered);
+            Ok(Delivery { tag, message, redelivered, returned, source })
         })
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use lapin::types::ShortString;
 use tokio::sync::{Notify, watch};
 
@@ -163,7 +164,8 @@ impl Again {
 
     fn gone(&self, queue: &Queue) {
         match queue.management {
-            Management::Declare => tracing::warn!(queue = queue.name, "the queue was deleted; declaring it again"),
+            // Told when it is there again.
+            Management::Declare => tracing::debug!(queue = queue.name, "the queue was deleted; declaring it again"),
             Management::Existing => tracing::warn!(queue = queue.name, "the queue was deleted; waiting for it"),
         }
         self.broker.lost(&queue.name, queue.kind);
@@ -182,7 +184,13 @@ impl MessageStore for RabbitStore {
 
     fn depth(&self) -> BoxFuture<'_, Result<Depth, StoreError>> {
         Box::pin(async move {
-            let found = topology::look(&*self.epoch()?, self.queue()?).await?;
+            let found = topology::look(&*self.epoch()?, self.queue()?).await;
+            if let (Err(StoreError::NotFound(_)), Some(queue)) = (&found, &self.topology.queue)
+                && queue.management == Management::Declare
+            {
+                self.again().gone(queue);
+            }
+            let found = found?;
             Ok(Depth { ready: found.message_count().into(), consumers: found.consumer_count() })
         })
     }
@@ -255,6 +263,10 @@ impl MessageStore for RabbitStore {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn made(&self) -> Option<Timestamp> {
+        *self.kept.made.borrow()
     }
 
     fn name(&self) -> &str {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -13,7 +14,7 @@ use super::lasting::Lasting;
 use super::session::State;
 use super::{Broker, lasting, topology};
 use crate::core::retry::Backoff;
-use crate::core::topology::{QueueKind, Topology};
+use crate::core::topology::{Management, QueueKind, Topology};
 use crate::store::{Connection, StoreError};
 
 /// Between two tries to declare what the broker refused. Each refusal takes a channel of the connection with it, and a
@@ -34,6 +35,9 @@ pub(super) struct Keeper {
     topology: Topology,
     declared: watch::Sender<Result<(), StoreError>>,
     up: watch::Sender<Connection>,
+    made: watch::Sender<Option<Timestamp>>,
+    /// It stood once: what is missing since was deleted, or the broker has lost it.
+    stood: bool,
     redeclare: Arc<Notify>,
     stop: CancellationToken,
 }
@@ -44,6 +48,8 @@ pub(super) struct Kept {
     pub(super) declaration: watch::Receiver<Result<(), StoreError>>,
     /// The same with the state of both connections.
     pub(super) connection: watch::Receiver<Connection>,
+    /// When the queue was found missing last, and declared.
+    pub(super) made: watch::Receiver<Option<Timestamp>>,
     /// Has everything declared again.
     pub(super) redeclare: Arc<Notify>,
     _stop: DropGuard,
@@ -55,6 +61,7 @@ impl Keeper {
         let stop = CancellationToken::new();
         let (declared, declaration) = watch::channel(Err(StoreError::NotConnected("connecting".to_owned())));
         let (up, connection) = watch::channel(Connection::Connecting);
+        let (made, made_at) = watch::channel(None);
         let redeclare = Arc::new(Notify::new());
         let number = broker.0.keepers.add(store, &redeclare);
         let keeper = Self {
@@ -64,11 +71,13 @@ impl Keeper {
             topology: topology.clone(),
             declared,
             up,
+            made,
+            stood: false,
             redeclare: redeclare.clone(),
             stop: stop.clone(),
         };
         lasting::start(keeper);
-        Kept { declaration, connection, redeclare, _stop: stop.drop_guard() }
+        Kept { declaration, connection, made: made_at, redeclare, _stop: stop.drop_guard() }
     }
 }
 
@@ -111,18 +120,20 @@ impl Lasting for Keeper {
 }
 
 impl Keeper {
-    async fn declare(&self) -> Result<(), StoreError> {
+    async fn declare(&mut self) -> Result<(), StoreError> {
         let epoch = self.broker.0.consuming.epoch()?;
         // Whoever holds an older form of a store still publishes and consumes; its bindings are the newer one's affair.
         if !self.broker.0.keepers.is_newest(&self.store, self.number) {
             return Ok(());
         }
+        let mut missing = None;
         if let Some(queue) = &self.topology.queue
-            && queue.kind == QueueKind::Quorum
+            && (queue.kind == QueueKind::Quorum || queue.management == Management::Declare)
             && matches!(topology::look(&epoch, &queue.name).await, Err(StoreError::NotFound(_)))
         {
             // The declaration does not say whether it made the queue, and a new one must settle.
             self.broker.lost(&queue.name, queue.kind);
+            missing = Some(Timestamp::now()).filter(|_| queue.management == Management::Declare);
         }
         let gone = self.broker.bindings().make(&self.store, &self.topology);
         topology::declare(&epoch, &self.topology).await?;
@@ -132,7 +143,14 @@ impl Keeper {
         }
         if let Some(queue) = &self.topology.queue {
             self.broker.found(&queue.name, queue.kind);
+            if missing.is_some() && self.stood {
+                tracing::warn!(queue = queue.name, "the queue was gone and is declared again; what was in it is lost");
+            }
         }
+        if missing.is_some() {
+            self.made.send_replace(missing);
+        }
+        self.stood = true;
         Ok(())
     }
 

@@ -19,7 +19,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::read::{message, source};
+pub(super) use self::read::{message, returned, source};
 pub(super) use self::write::{Form, properties};
 
 /// Of headers, on the wire. One frame is 128 KiB; more closes the connection with everybody's confirms.

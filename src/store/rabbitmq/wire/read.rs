@@ -87,6 +87,12 @@ pub(in crate::store::rabbitmq) fn source(properties: &BasicProperties, exchange:
     source
 }
 
+/// How often a delivery came back before: quorum queues count that, classic ones do not.
+pub(in crate::store::rabbitmq) fn returned(properties: &BasicProperties) -> u32 {
+    let count = properties.headers().as_ref().and_then(|table| get(table, "x-delivery-count")).and_then(integer);
+    count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
+}
+
 fn keep(carried: &mut Carried, name: impl Into<std::borrow::Cow<'static, str>>, value: &AMQPValue) {
     let bytes = encoded(value);
     if !bytes.is_empty() {
