@@ -42,14 +42,9 @@ use super::transform::TransformStep;
     printcolumn(name = "Backlog", type_ = "integer", json_path = ".status.backlog"),
     printcolumn(name = "DLC", type_ = "integer", json_path = ".status.deadLetter.messages"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.failedAttempts", priority = 1),
     printcolumn(name = "Dropped", type_ = "integer", json_path = ".status.dropped", priority = 1),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
-        priority = 1
-    ),
     printcolumn(name = "Last-Delivery", type_ = "date", json_path = ".status.lastDelivery.time", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -12,6 +12,9 @@ pub struct ForwardingProcessorStatus {
     /// Whether it delivers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<ProcessorState>,
+    /// In one word, what one must know of it first: `Delivering`, or what stands in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The target as resolved, without query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,

@@ -74,9 +74,9 @@ const KINDS: [(&str, &[Column]); 3] = [
             column("BACKLOG", Cell::At("/status/backlog")),
             column("DLC", Cell::At("/status/deadLetter/messages")),
             column("READY", Cell::Ready("status")),
+            column("REASON", Cell::At("/status/reason")),
             wide("FAILED", Cell::Count("/status/failedAttempts")),
             wide("DROPPED", Cell::Count("/status/dropped")),
-            wide("REASON", Cell::Ready("reason")),
             wide("LAST-DELIVERY", Cell::Since("/status/lastDelivery/time")),
             column("AGE", Cell::Since(AGE)),
         ],
@@ -142,7 +142,7 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True", "reason": "Ready"}]}}),
             json!({"kind": "ForwardingProcessor",
                 "metadata": {"name": "settle", "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"},
-                "spec": {"storeRef": {"name": "orders"}}, "status": {"state": "Active", "target": "http://settle:8080/",
+                "spec": {"storeRef": {"name": "orders"}}, "status": {"state": "Active", "target": "http://settle:8080/", "reason": "TargetUnreachable",
                 "delivered": 4, "backlog": 3, "failedAttempts": 2, "deadLetter": {"queue": "orders.dlc", "messages": 0}}}),
         ]
     }
@@ -154,8 +154,11 @@ mod tests {
         assert_eq!(lines[1], "orders   default.orders   Quorum   3          1           True    Ready    <none>");
         assert_eq!(lines[2], "");
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(words(&lines[3]).join(" "), "NAME STORE TARGET STATE DELIVERED BACKLOG DLC READY AGE");
-        assert_eq!(words(&lines[4]).join(" "), "shop/settle orders http://settle:8080/ Active 4 3 0 Unknown 60s");
+        assert_eq!(words(&lines[3]).join(" "), "NAME STORE TARGET STATE DELIVERED BACKLOG DLC READY REASON AGE");
+        assert_eq!(
+            words(&lines[4]).join(" "),
+            "shop/settle orders http://settle:8080/ Active 4 3 0 Unknown TargetUnreachable 60s"
+        );
     }
 
     #[test]

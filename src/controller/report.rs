@@ -17,6 +17,7 @@ use super::events;
 use crate::api::API_VERSION;
 use crate::api::condition::{self, Condition};
 use crate::status::verdict::Verdict;
+use crate::status::why::why;
 
 /// Writes the numbers.
 pub(super) const SAMPLER: &str = "stagepost-sampler";
@@ -37,6 +38,11 @@ pub(super) trait Ours:
 
     /// The conditions in its status.
     fn conditions(&self) -> &[Condition];
+
+    /// What the conditions come to, in one word, of a kind that says so.
+    fn reason(_conditions: &[Condition]) -> Option<&str> {
+        None
+    }
 }
 
 impl Ours for crate::api::MessageStore {
@@ -60,6 +66,10 @@ impl Ours for crate::api::ForwardingProcessor {
 
     fn conditions(&self) -> &[Condition] {
         self.status.as_ref().map_or(&[], |status| &status.conditions)
+    }
+
+    fn reason(conditions: &[Condition]) -> Option<&str> {
+        why(conditions)
     }
 }
 
@@ -86,7 +96,10 @@ pub(super) async fn write<K: Ours, S: Serialize>(
     status: &S,
     conditions: &[Condition],
 ) -> Result<(), Error> {
-    let status = json!(status);
+    let mut status = json!(status);
+    if let Some(reason) = K::reason(conditions) {
+        status["reason"] = json!(reason);
+    }
     let present = serde_json::to_value(object).map(|mut value| value["status"].take()).unwrap_or_default();
     if is_there(&status, &present) {
         return Ok(());
@@ -132,7 +145,7 @@ fn is_there(part: &Value, whole: &Value) -> bool {
 }
 
 /// The fields of a status that reconciles own, of all kinds.
-const OWNED: [&str; 12] = [
+const OWNED: [&str; 13] = [
     "conditions",
     "observedGeneration",
     "queue",
@@ -142,6 +155,7 @@ const OWNED: [&str; 12] = [
     "readyReplicas",
     "selector",
     "state",
+    "reason",
     "target",
     "deactivation",
     "lastHandledReactivate",
@@ -167,11 +181,14 @@ pub(super) async fn unreadable<K: Ours>(ctx: &Context, meta: &ObjectMeta, why: &
         return Ok(());
     }
     ctx.authority()?;
-    let body = json!({
+    let mut body = json!({
         "apiVersion": API_VERSION, "kind": K::KIND,
         "metadata": {"name": name, "namespace": namespace, "uid": meta.uid},
         "status": {"conditions": conditions},
     });
+    if let Some(reason) = K::reason(&conditions) {
+        body["status"]["reason"] = json!(reason);
+    }
     // Another hand: what the usual one wrote of an object that it could read stays.
     let params = PatchParams::apply("stagepost-unreadable").force();
     api("write a status", objects.patch_status(&name, &params, &Patch::Apply(&body))).await.map(|_| ())

@@ -14,6 +14,7 @@ use crate::plan::advice::{self, Attempt};
 use crate::status::link::Link;
 use crate::status::standing::Standing;
 use crate::status::verdict::{self, Delivering, Verdict, unknown_limit};
+use crate::status::why::why;
 use crate::status::{numbers, queue_status};
 use crate::store::{Connection, MessageStore, StoreError};
 
@@ -111,6 +112,7 @@ pub(super) async fn processor(object: &ProcessorObject, now: Timestamp) -> Item 
         dead_letter,
         deactivation: standing.deactivation.as_ref().map(Into::into),
         last_handled_reactivate: last_handled,
+        reason: why(&conditions).map(ToOwned::to_owned),
         replicas: Some(replicas),
         ready_replicas: Some(if phase == Phase::Running { replicas } else { 0 }),
         conditions,

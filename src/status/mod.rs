@@ -8,6 +8,7 @@ pub mod queue;
 pub mod report;
 pub mod standing;
 pub mod verdict;
+pub mod why;
 
 use std::time::Duration;
 
