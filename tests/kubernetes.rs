@@ -16,6 +16,7 @@ mod kubernetes {
     mod deactivation;
     mod deletion;
     mod delivery;
+    mod events;
     mod install;
     mod invalid;
     mod references;

@@ -9,7 +9,8 @@
 //! - `run` (here): the life of the process. Lease, watches, controllers, drain.
 //! - `message_store`, `ingress_route`, `forwarding_processor`: one reconcile each, a table of contents. `settle`,
 //!   `workers`, `deletion`: what they have in common.
-//! - `judge`, `phase`, `rollout`, `relations`, `counters`, `lease`: decisions, pure. [`resources`]: builders, pure.
+//! - `judge`, `phase`, `rollout`, `last_words`, `relations`, `counters`, `lease`: decisions, pure. [`resources`]: builders,
+//!   pure.
 //! - `watch`, `due`: what is known, and what is to be looked at. `references`, `brokers`: what is asked.
 //! - `sampler`, `ask`, `samples`: what workers say, and the numbers in the status.
 //! - `apply`, `report`, `events`: what is written. Every write asks first whether this controller still leads.

@@ -161,3 +161,24 @@ pub(crate) fn kill_controller() {
 pub(crate) fn controller_log() -> String {
     run("kubectl", &["logs", "-n", SYSTEM, "deployment/stagepost-controller", "--tail=60"], "").out
 }
+
+/// A signal to the process of a pod, from outside: the image has no shell.
+#[track_caller]
+pub(crate) fn signal(namespace: &str, pod: &str, signal: &str) {
+    let pid = process(namespace, pod).to_string();
+    assert!(run("kill", &[&format!("-{signal}"), &pid], "").ok);
+}
+
+/// The process of a pod of ours, by its number on this machine.
+#[track_caller]
+fn process(namespace: &str, pod: &str) -> u32 {
+    let uid = get(namespace, "pod", pod)["metadata"]["uid"].as_str().unwrap().replace('-', "");
+    let text = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let is_its = |entry: &std::fs::DirEntry| {
+        text(entry.path().join("cgroup")).replace(['-', '_'], "").contains(&uid)
+            && text(entry.path().join("cmdline")).contains("stagepost")
+    };
+    let found: Vec<_> = std::fs::read_dir("/proc").unwrap().flatten().filter(is_its).collect();
+    assert_eq!(found.len(), 1, "the process of pod {pod}");
+    found[0].file_name().to_str().unwrap().parse().unwrap()
+}

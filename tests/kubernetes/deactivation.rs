@@ -23,6 +23,7 @@ fn r5_a_deactivated_processor_survives_restarts_and_delivers_in_order_when_it_is
     let stopped = space.until("fwp", "out", seconds(20), |object| object["status"]["state"] == "Deactivated");
     assert!(has(&stopped, "Ready", "False", "Deactivated"), "{stopped:#}");
     assert_eq!(stopped["status"]["deactivation"]["attempts"], 3);
+    assert_eq!(space.column("fwp", "out", "REASON"), "Deactivated");
     eventually("its pods are gone", seconds(30), || space.pods("out").is_empty().then_some(()));
     assert_eq!(space.post("in", "/in", "two").status, 202);
     space.until("fwp", "out", seconds(15), |object| object["status"]["backlog"] == 2);

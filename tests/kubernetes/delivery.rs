@@ -80,6 +80,7 @@ fn m2_objects_that_come_before_their_broker_are_ready_when_it_comes() {
             is(object, "BrokerConnected", "False") && is(object, "Ready", "False")
         });
     }
+    space.shows("fwp", "out", "REASON", "BrokerLost");
     let answer = space.post("in", "/in", "too early");
     assert_eq!(answer.status, 503, "{}", answer.text());
     let started = |pods: Vec<serde_json::Value>| pods[0]["status"]["startTime"].clone();
@@ -110,6 +111,7 @@ fn m6_a_suspended_processor_delivers_nothing_and_goes_on_when_it_is_resumed() {
     });
     assert!(has(&suspended, "Ready", "True", "Suspended"), "{suspended:#}");
     assert!(has(&suspended, "Delivering", "False", "Suspended"), "{suspended:#}");
+    assert_eq!(space.column("fwp", "out", "REASON"), "Suspended");
     assert_eq!(suspended["spec"]["workload"]["replicas"], 1, "the user's number is not touched");
     assert_eq!(space.hits().len(), hits, "an attempt started more than 2 s after the suspension");
     space.answers(&[200]);
@@ -117,6 +119,38 @@ fn m6_a_suspended_processor_delivers_nothing_and_goes_on_when_it_is_resumed() {
     let delivered = space.await_hits(hits + 2, seconds(60));
     assert_eq!(delivered[hits..].iter().map(super::space::Hit::text).collect::<Vec<_>>(), ["one", "two"]);
     space.ready("fwp", "out");
+}
+
+#[test]
+fn a_target_that_is_down_is_seen_at_a_glance_and_so_is_that_it_is_back() {
+    let Some(_shared) = shared() else { return };
+    let space = Space::new("glance");
+    space.line("retry: {maxRedeliveries: -1, maxInterval: 2s}");
+    space.kubectl(&["scale", "deployment/sink", "--replicas=0"]);
+    eventually("the target is gone", seconds(60), || {
+        super::cluster::list(&space.name, "pods", "app=sink").is_empty().then_some(())
+    });
+    assert_eq!(space.post("in", "/in", "waits").status, 202);
+    space.shows("fwp", "out", "REASON", "TargetUnreachable");
+    // Nothing is wrong with the processor.
+    assert_eq!(
+        (space.column("fwp", "out", "READY"), space.column("fwp", "out", "STATE")),
+        ("True".into(), "Active".into())
+    );
+    space.shows("fwp", "out", "BACKLOG", "1");
+    space.kubectl(&["scale", "deployment/sink", "--replicas=1"]);
+    space.shows("fwp", "out", "REASON", "Delivering");
+    space.shows("fwp", "out", "BACKLOG", "0");
+    // One that answers with errors is reached, and the message waits.
+    space.answers(&[500]);
+    assert_eq!(space.post("in", "/in", "fails").status, 202);
+    space.shows("fwp", "out", "REASON", "WaitingForRetry");
+    // A rule that only the controller can check, a store that is not there.
+    space.patch("fwp", "out", &json!({"spec": {"ordering": "PerKey", "orderingKey": "headers['x"}}));
+    space.shows("fwp", "out", "REASON", "Invalid");
+    space.patch("fwp", "out", &json!({"spec": {"ordering": "Strict", "orderingKey": null}}));
+    space.kubectl(&["delete", "mstore", "box"]);
+    space.shows("fwp", "out", "REASON", "ReferenceMissing");
 }
 
 #[test]

@@ -33,7 +33,7 @@ spec:
       - name: sink
         image: IMAGE
         args: [sink, --listen, "0.0.0.0:9090"]
-        readinessProbe: {httpGet: {path: /__hits, port: 9090}, periodSeconds: 1}
+        readinessProbe: {tcpSocket: {port: 9090}, periodSeconds: 1}
         securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
 ---
 apiVersion: v1
@@ -170,7 +170,7 @@ impl Space {
 
     fn sink(&self) -> Connection {
         let address = *self.sink.lock().unwrap().get_or_insert_with(|| self.address("sink", 9090));
-        Connection::open(address).unwrap()
+        eventually("the target's Service leads to its pod", seconds(10), || Connection::open(address).ok())
     }
 
     /// What the target got.
@@ -204,6 +204,42 @@ impl Space {
     pub(crate) fn script(&self, script: &Value) {
         let answer = self.sink().request("PUT", "/__script", &[], script.to_string().as_bytes()).unwrap();
         assert!(answer.status < 300, "{}", answer.text());
+    }
+
+    /// What `kubectl get` shows of an object in this column; empty if nothing.
+    pub(crate) fn column(&self, kind: &str, name: &str, column: &str) -> String {
+        let printed = self.kubectl(&["get", kind, name]);
+        let (head, row) = printed.split_once('\n').unwrap();
+        let from = head.find(column).unwrap_or_else(|| panic!("no column {column}: {head}"));
+        row.get(from..).unwrap_or_default().split("  ").next().unwrap_or_default().trim().to_owned()
+    }
+
+    /// Waits until `kubectl get` shows this in this column.
+    #[track_caller]
+    pub(crate) fn shows(&self, kind: &str, name: &str, column: &str, wanted: &str) {
+        eventually(&format!("{column} of {kind} {name} is {wanted}"), seconds(60), || {
+            (self.column(kind, name, column) == wanted).then_some(())
+        });
+    }
+
+    /// The notes of all Events with this reason about an object, one an occurrence.
+    pub(crate) fn events(&self, reason: &str, name: &str) -> Vec<String> {
+        let about = format!("reason={reason},involvedObject.name={name}");
+        let listed = self.kubectl(&["get", "events", "--field-selector", &about, "-o", "json"]);
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let note = |event: &Value| {
+            let times = event["series"]["count"].as_u64().or(event["count"].as_u64()).unwrap_or(1).max(1);
+            vec![event["message"].as_str().unwrap_or_default().to_owned(); usize::try_from(times).unwrap()]
+        };
+        listed["items"].as_array().unwrap().iter().flat_map(note).collect()
+    }
+
+    /// The name of the only pod of an object.
+    #[track_caller]
+    pub(crate) fn pod(&self, name: &str) -> String {
+        let pods = self.pods(name);
+        assert_eq!(pods.len(), 1, "{pods:#?}");
+        pods[0]["metadata"]["name"].as_str().unwrap().to_owned()
     }
 
     /// Messages in a queue, by the broker; `None` if there is none of this name.
