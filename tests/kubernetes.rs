@@ -16,6 +16,7 @@ mod kubernetes {
     mod deactivation;
     mod deletion;
     mod delivery;
+    mod disruption;
     mod events;
     mod install;
     mod invalid;

@@ -38,7 +38,7 @@ fn p1_ten_thousand_messages_reach_the_target_though_a_worker_is_killed_every_fiv
         connected(worker, "box");
     }
     let begun = Instant::now();
-    let mut load = Load::start(&ingress, SENDERS, EACH, millis(20));
+    let mut load = Load::start(ingress.listen(), SENDERS, EACH, millis(20));
     let mut kills = Vec::new();
     let total = (SENDERS * EACH) as usize;
     std::thread::scope(|scope| {

@@ -97,7 +97,7 @@ fn ten_thousand_messages_from_32_connections_survive_twenty_kills() {
     let target = Recorder::start();
     let spec = format!("ordering: None\nconcurrency: {CONCURRENCY}");
     let mut run = Setup::manifests(manifest::line(&target.url(), &spec)).start();
-    let mut load = Load::start(&run, 32, 313, millis(20));
+    let mut load = Load::start(run.listen(), 32, 313, millis(20));
     let (hits, kills) = kill_under_load(&mut run, &target, &mut load);
     assert!(load.checker().sent() >= 10_000);
     let verdict = judge(load.checker(), &hits);
@@ -117,7 +117,7 @@ fn one_connection_and_strict_order_stay_in_order_over_twenty_kills() {
     let _machine = beside_others();
     let target = Recorder::start();
     let mut run = Setup::manifests(manifest::line(&target.url(), "")).start();
-    let mut load = Load::start(&run, 1, 0, Duration::ZERO);
+    let mut load = Load::start(run.listen(), 1, 0, Duration::ZERO);
     let (hits, kills) = kill_under_load(&mut run, &target, &mut load);
     assert!(load.checker().sent() >= 60, "{} sent: no load", load.checker().sent());
     let verdict = judge(load.checker(), &hits);
@@ -133,7 +133,7 @@ fn keys_stay_in_order_over_kills_while_the_target_fails_at_random() {
         Recorder::answering(move |_| Reply::status(if random.lock().unwrap().between(0, 5) == 0 { 503 } else { 200 }));
     let spec = "ordering: PerKey\norderingKey: body.sender\nconcurrency: 8\nretry: {maxRedeliveries: -1, interval: 20ms, backoffFactor: 1}";
     let mut run = Setup::manifests(manifest::line(&target.url(), spec)).start();
-    let mut load = Load::start(&run, 8, 100, millis(2));
+    let mut load = Load::start(run.listen(), 8, 100, millis(2));
     let (hits, _) = kill_under_load(&mut run, &target, &mut load);
     let verdict = judge(load.checker(), &hits);
     assert_eq!(verdict.reordered, []);
@@ -144,7 +144,7 @@ fn a_run_without_faults_has_no_duplicate_and_loses_nothing() {
     let _machine = beside_others();
     let target = Recorder::start();
     let run = Setup::manifests(manifest::line(&target.url(), "ordering: None\nconcurrency: 16")).start();
-    let mut load = Load::start(&run, 32, 100, Duration::ZERO);
+    let mut load = Load::start(run.listen(), 32, 100, Duration::ZERO);
     load.finish();
     drained(&run, &target, load.checker());
     let verdict = judge(load.checker(), &target.hits());
@@ -157,7 +157,7 @@ fn an_orderly_restart_under_load_loses_nothing_and_repeats_nothing() {
     let _machine = beside_others();
     let target = Recorder::answering(|_| Reply::status(200).after(millis(5)));
     let mut run = Setup::manifests(manifest::line(&target.url(), "ordering: None\nconcurrency: 8")).start();
-    let mut load = Load::start(&run, 8, 0, millis(1));
+    let mut load = Load::start(run.listen(), 8, 0, millis(1));
     for _ in 0..3 {
         std::thread::sleep(millis(500));
         let status = run.terminate(seconds(35));

@@ -54,7 +54,7 @@ fn edits_of_a_processor_under_load_lose_nothing_and_leave_the_others_alone() {
     let run = two_lines(&first, &second);
     run.post("/beside", &[], "before");
     second.await_hits(1, seconds(3));
-    let mut load = Load::start(&run, 8, 0, millis(2));
+    let mut load = Load::start(run.listen(), 8, 0, millis(2));
     for concurrency in [1, 8, 2] {
         std::thread::sleep(millis(700));
         let spec = format!("ordering: None\nconcurrency: {concurrency}");
@@ -77,7 +77,7 @@ fn edits_of_a_route_under_load_lose_nothing() {
     let _machine = beside_others();
     let (first, second) = (Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
-    let mut load = Load::start(&run, 8, 0, millis(2));
+    let mut load = Load::start(run.listen(), 8, 0, millis(2));
     for status in [200, 201, 202] {
         std::thread::sleep(millis(700));
         let rule = |name: &str, path: &str, status: u16| {
@@ -103,7 +103,7 @@ fn objects_of_each_kind_come_and_go_under_load_and_a_removed_store_keeps_its_que
     let _machine = beside_others();
     let (first, second, third) = (Recorder::start(), Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
-    let mut load = Load::start(&run, 4, 0, millis(2));
+    let mut load = Load::start(run.listen(), 4, 0, millis(2));
     let store = manifest::store("extra", "");
     let route = manifest::route("extra", "/extra", "extra");
     let processor = manifest::processor("extra", "extra", &third.url(), "");
@@ -136,7 +136,7 @@ fn edits_of_a_store_under_load_lose_nothing() {
     let _machine = beside_others();
     let (first, second) = (Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
-    let mut load = Load::start(&run, 8, 0, millis(2));
+    let mut load = Load::start(run.listen(), 8, 0, millis(2));
     for (generation, deadline) in [(2, "20s"), (3, "5s"), (4, "10s")] {
         std::thread::sleep(millis(700));
         let spec = format!("queue: {{}}\ndeadline: {deadline}\nretry: {{maxRetries: {generation}}}");
@@ -156,7 +156,7 @@ fn a_processor_that_is_removed_under_load_leaves_its_messages_to_the_next() {
     let first = Recorder::answering(|_| Reply::status(200).after(millis(5)));
     let (second, other) = (Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
-    let mut load = Load::start(&run, 4, 0, millis(2));
+    let mut load = Load::start(run.listen(), 4, 0, millis(2));
     for target in [&first, &other] {
         std::thread::sleep(millis(700));
         run.remove("processor.yaml");
@@ -180,7 +180,7 @@ fn an_invalid_edit_is_reported_and_the_old_manifests_stay_in_force() {
     let _machine = beside_others();
     let (first, second) = (Recorder::start(), Recorder::start());
     let run = two_lines(&first, &second);
-    let mut load = Load::start(&run, 4, 0, millis(2));
+    let mut load = Load::start(run.listen(), 4, 0, millis(2));
     let good = manifest::processor("out", "box", &first.url(), STEADY);
     let bad = [
         ("concurency", good.replace("concurrency", "concurency")),

@@ -72,7 +72,7 @@ fn b11_keep_alive_callers_see_answers_until_the_end_and_then_a_closed_door() {
     let _machine = beside_others();
     let target = Recorder::start();
     let mut run = Setup::manifests(manifest::line(&target.url(), "ordering: None\nconcurrency: 8")).start();
-    let mut load = Load::start(&run, 16, 0, millis(1));
+    let mut load = Load::start(run.listen(), 16, 0, millis(1));
     std::thread::sleep(millis(700));
     let status = run.terminate(seconds(30));
     assert_eq!(status.code(), Some(0), "a clean drain");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::checker::{Checker, Id, Saw};
 use super::http::{Connection, Failed};
-use super::{Stagepost, millis};
+use super::millis;
 
 /// Threads that POST to `/in`, and the log of what they saw.
 pub struct Load {
@@ -18,10 +18,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// Each sender sends at least `least` messages, one after the other, `pace` apart, until it is stopped.
-    pub fn start(run: &Stagepost, senders: u32, least: u32, pace: Duration) -> Self {
+    /// To this address. Each sender sends at least `least` messages, one after the other, `pace` apart, until it is stopped.
+    pub fn start(to: SocketAddr, senders: u32, least: u32, pace: Duration) -> Self {
         let checker = Arc::<Checker>::default();
-        let address = Arc::new(RwLock::new(run.listen()));
+        let address = Arc::new(RwLock::new(to));
         let stop = Arc::new(AtomicBool::new(false));
         let senders = (0..senders)
             .map(|sender| {
