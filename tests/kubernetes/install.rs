@@ -1,6 +1,6 @@
 //! K1, K2, K3: installed by the chart, an example applied, numbers in the status, pods that may nothing.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cluster::{file, kubectl, list, run, shared};
 use super::space::Space;
@@ -48,11 +48,15 @@ fn k1_k2_the_payment_desk_is_ready_within_a_minute_and_its_numbers_are_right_wit
     let table = space.kubectl(&["get", "forwardingprocessors"]);
     let (head, row) = table.split_once('\n').unwrap();
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(words(head), ["NAME", "STORE", "TARGET", "STATE", "DELIVERED", "BACKLOG", "DLC", "READY", "AGE"]);
+    assert_eq!(
+        words(head),
+        ["NAME", "STORE", "TARGET", "STATE", "DELIVERED", "BACKLOG", "DLC", "READY", "REASON", "AGE"]
+    );
     assert!(
         words(row)[..2] == ["settle-payment", "payment-requests"] && words(row)[3..6] == ["Active", "3", "0"],
         "{table}"
     );
+    assert_eq!(space.column("fwp", "settle-payment", "REASON"), "Delivering");
     k3_pods_may_nothing_and_know_no_password(&space);
 }
 
@@ -77,6 +81,45 @@ fn k3_pods_may_nothing_and_know_no_password(space: &Space) {
     }
     let account = list(&space.name, "serviceaccounts", "app.kubernetes.io/managed-by=stagepost");
     assert_eq!(account.len(), 2);
+}
+
+#[test]
+fn the_failover_example_stores_on_its_second_broker_what_the_first_does_not_take_and_drains_it() {
+    let Some(_shared) = shared() else { return };
+    let space = Space::empty("failover");
+    space.target();
+    // The brokers of the examples, whose image this node has under another name.
+    for broker in ["rabbitmq", "rabbitmq-failover"] {
+        let yaml = std::fs::read_to_string(file(&format!("examples/{broker}.yaml"))).unwrap();
+        space.apply(&yaml.replace("docker.io/library/rabbitmq:4.0", "localhost/rabbitmq:4.0"));
+    }
+    space.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: orders-backend}\n\
+         spec: {selector: {app: sink}, ports: [{port: 8080, targetPort: 9090}]}\n",
+    );
+    apply_example(&space, "failover-and-drain");
+    for (kind, name) in
+        [("mstore", "orders-failover"), ("fwp", "deliver-orders"), ("fwp", "drain-failover"), ("iroute", "orders")]
+    {
+        space.ready(kind, name);
+    }
+    assert_eq!(space.post("orders", "/orders", "order 0").status, 202);
+    space.await_hits(1, seconds(10));
+    let suspend = |suspend: bool| space.patch("fwp", "deliver-orders", &json!({"spec": {"suspend": suspend}}));
+    suspend(true);
+    space.shows("fwp", "deliver-orders", "REASON", "Suspended");
+    for number in 1..=8 {
+        assert_eq!(space.post("orders", "/orders", &format!("order {number}")).status, 202, "{number}");
+    }
+    // The first store is full; the drain holds the rest and says why.
+    space.shows("fwp", "drain-failover", "REASON", "TargetUnreachable");
+    assert_eq!(space.hits().len(), 1);
+    suspend(false);
+    let hits = space.await_hits(9, seconds(60));
+    let mut bodies: Vec<String> = hits.iter().map(super::space::Hit::text).collect();
+    bodies.sort();
+    assert_eq!(bodies, (0..=8).map(|number| format!("order {number}")).collect::<Vec<_>>());
+    space.shows("fwp", "drain-failover", "REASON", "Delivering");
 }
 
 #[test]
