@@ -9,11 +9,11 @@ use super::cluster::{get, list, whole};
 use super::space::{Space, is, line};
 use crate::support::{eventually, http, is_full, manifest, millis, seconds};
 
-/// Lives of a controller: each ends some writes later than the one before, until one has nothing to write any more.
+/// Lives of a controller: each ends one write later than the one before, until one has nothing to write any more.
 /// Answers how many have ended early.
-fn die_at_every_write(apart: &Apart, space: &Space, step: usize, done: impl Fn() -> bool) -> usize {
+fn die_at_every_write(apart: &Apart, space: &Space, done: impl Fn() -> bool) -> usize {
     let mut deaths = 0;
-    for write in (1..).step_by(step) {
+    for write in 1.. {
         let death = if deaths % 2 == 0 { Death::Before(write) } else { Death::After(write) };
         let mut controller = apart.controller(&space.name, death);
         let born = Instant::now();
@@ -53,28 +53,47 @@ fn d1_a_controller_that_dies_at_each_of_its_writes_comes_to_the_same_end() {
     let Some(_whole) = whole() else { return };
     let space = Space::new("steps");
     let apart = Apart::start();
-    space.apply(&line(""));
+    space.apply(&line("retry: {maxRedeliveries: -1, maxInterval: 2s}"));
     let is_ready = |kind: &str, name: &str| is(&get(&space.name, kind, name), "Ready", "True");
     let all_ready = || is_ready("mstore", "box") && is_ready("iroute", "in") && is_ready("fwp", "out");
-    let made = die_at_every_write(&apart, &space, 1, all_ready);
+    let made = die_at_every_write(&apart, &space, all_ready);
     idles(&apart, &space);
     let count = |kind: &str| list(&space.name, kind, "app.kubernetes.io/managed-by=stagepost").len();
     let children = || ["deployments", "services", "serviceaccounts", "configmaps", "poddisruptionbudgets"].map(count);
     assert_eq!(children(), [2, 1, 2, 2, 1]);
+    // What is stored waits while all of this goes on.
+    let queue = format!("{}.box", space.name);
+    space.answers(&[503]);
+    assert_eq!(space.post("in", "/in", "before").status, 202);
+    space.await_hits(1, seconds(10));
     space.patch("iroute", "in", &json!({"spec": {"workload": {"replicas": 1}, "limits": {"maxInFlight": 7}}}));
     space.patch("fwp", "out", &json!({"spec": {"response": {"log": "Body"}}}));
-    let changed = die_at_every_write(&apart, &space, 3, || {
+    let changed = die_at_every_write(&apart, &space, || {
         all_ready() && get(&space.name, "deployment", "in-ingress")["spec"]["replicas"] == 1 && count("configmaps") == 2
     });
     assert_eq!(children(), [2, 1, 2, 2, 0], "a new plan for each, and no disruption budget for one replica");
+    assert_eq!(space.queue(&queue), Some(1), "the message waits in its queue");
+    space.answers(&[200]);
+    eventually("it is delivered", seconds(30), || (space.queue(&queue) == Some(0)).then_some(()));
+    assert_eq!(space.hits().last().unwrap().text(), "before");
+    // One more, which outlives the objects.
+    space.answers(&[503]);
+    assert_eq!(space.post("in", "/in", "left behind").status, 202);
+    eventually("it is in its queue", seconds(30), || (space.queue(&queue) == Some(1)).then_some(()));
     space.kubectl(&["delete", "fwp/out", "iroute/in", "mstore/box", "--wait=false"]);
     let gone = || list(&space.name, "stagepost", "").is_empty();
-    let removed = die_at_every_write(&apart, &space, 1, gone);
+    let removed = die_at_every_write(&apart, &space, gone);
     eventually("nothing is left", seconds(60), || (children() == [0; 5]).then_some(()));
     println!(
         "    D1: {made} deaths while it made everything, {changed} while it changed it, {removed} while it removed it"
     );
-    assert!(made > 10 && changed > 2, "{made} {changed} {removed}");
+    assert!(made > 10 && changed > 6, "{made} {changed} {removed}");
+    assert_eq!(space.queue(&queue), Some(1), "no step deletes a queue with a message in it");
+    space.answers(&[200]);
+    space.apply(&line(""));
+    let _controller = apart.controller(&space.name, Death::Never);
+    eventually("it is delivered", seconds(60), || (space.queue(&queue) == Some(0)).then_some(()));
+    assert_eq!(space.hits().last().unwrap().text(), "left behind");
 }
 
 /// Objects of each kind.
