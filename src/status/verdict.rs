@@ -139,13 +139,13 @@ impl Verdict {
     /// Of a processor: by the messages at which its workers died again and again, and by answers that were not stored.
     pub fn degraded_processor(&mut self, suspected: &[String], responses_lost: u64) {
         if !suspected.is_empty() {
-            let (what, it) = match suspected {
-                [one] => (format!("message {one}"), "it"),
-                several => (format!("one of the messages {}", several.join(", ")), "they"),
+            let what = match suspected {
+                [one] => format!("message {one}"),
+                several => format!("one of the messages {}", several.join(", ")),
             };
             let message = format!(
-                "a worker died while it delivered {what}, after it had come back {SUSPECTED_AFTER} times or more without an \
-                 outcome; nothing is lost, {it} stay in the queue. See why it died (kubectl describe pod): give it more \
+                "a worker died while it delivered {what}, which had come back {SUSPECTED_AFTER} times or more without an \
+                 outcome; nothing is lost, it stays in the queue. See why it died (kubectl describe pod): give it more \
                  memory, or take the message out of the queue"
             );
             return self.degraded(Some((POISON_SUSPECTED, &message)));

@@ -18,6 +18,7 @@ pub fn why(conditions: &[Condition]) -> Option<&str> {
     let ready = find(conditions, READY)?;
     let failing = |kind: &str| find(conditions, kind).filter(|found| found.status != "True");
     let degraded = find(conditions, DEGRADED).filter(|found| found.status == "True");
+    let poison = degraded.filter(|found| found.reason == POISON_SUSPECTED);
     let delivering = failing(DELIVERING);
     if find(conditions, PAUSED).is_some_and(|paused| paused.status == "True") {
         // What the others say may be old.
@@ -26,16 +27,19 @@ pub fn why(conditions: &[Condition]) -> Option<&str> {
     if ready.status != "True" {
         // A reason alone does not tell what refuses, or what was not found.
         let of = |kind: &str| failing(kind).filter(|found| found.reason == ready.reason);
-        let poison = degraded.filter(|found| found.reason == POISON_SUSPECTED && NO_POD.contains(&&*ready.reason));
-        return Some(match (of(ACCEPTED), of(RESOLVED_REFS), of(BROKER_CONNECTED), poison) {
+        let killed = poison.filter(|_| NO_POD.contains(&&*ready.reason));
+        return Some(match (of(ACCEPTED), of(RESOLVED_REFS), of(BROKER_CONNECTED), killed) {
             (None, Some(_), _, _) => "ReferenceMissing",
             (None, None, Some(broker), _) if broker.status == "False" => "BrokerLost",
-            (None, None, None, Some(poison)) => &poison.reason,
+            (None, None, None, Some(killed)) => &killed.reason,
             _ => &ready.reason,
         });
     }
     if ready.reason != "Ready" {
         return Some(&ready.reason);
+    }
+    if let Some(poison) = poison {
+        return Some(&poison.reason);
     }
     if let Some(ours) = delivering.filter(|found| OURS.contains(&&*found.reason)) {
         return Some(&ours.reason);
@@ -129,6 +133,7 @@ mod tests {
         let suspected = ["01a2".to_owned()];
         let poison = || Stands { suspected: &suspected, ..Stands::default() };
         assert_eq!(word(poison()), "PoisonSuspected");
+        assert_eq!(word(Stands { hindrance: Some(Hindrance::WaitingForRetry), ..poison() }), "PoisonSuspected");
         assert_eq!(word(Stands { against: Some("PodNotStarted"), ..poison() }), "PoisonSuspected");
         assert_eq!(word(Stands { against: Some("Deactivated"), ..poison() }), "Deactivated");
         assert_eq!(word(Stands { responses_lost: 2, ..Stands::default() }), "ResponsesLost");
