@@ -59,7 +59,10 @@ fn stuck(pod: &Pod) -> Option<(&'static str, String)> {
     let (detail, look) = match ended {
         Some(ended) => {
             let reason = ended.reason.clone().unwrap_or_default();
-            (format!("(it ended: {reason}, exit code {})", ended.exit_code), "kubectl logs --previous")
+            (
+                format!("(it ended: {reason}, exit code {})", ended.exit_code),
+                "kubectl describe pod and kubectl logs --previous",
+            )
         }
         None => (waiting.message.clone().unwrap_or_default(), "kubectl describe pod"),
     };
