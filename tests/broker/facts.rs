@@ -2,8 +2,8 @@
 //! does otherwise one day makes a rule wrong, and this says which.
 
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+    BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 
 use super::common::{Share, broker, say, shared};
 use crate::rabbitmq;
-use crate::support::{millis, seconds};
+use crate::support::{eventually, millis, seconds};
 
 async fn open() -> Option<(Share, Connection, Channel)> {
     let share = tokio::task::spawn_blocking(shared).await.unwrap()?;
@@ -336,5 +336,56 @@ async fn headers_beyond_a_frame_end_the_connection() {
     while connection.status().connected() {
         assert!(begun.elapsed() < seconds(10), "the connection lives on");
         tokio::time::sleep(millis(10)).await;
+    }
+}
+
+/// Attaches a consumer, and takes the first `count` messages without an answer.
+async fn hold(channel: &Channel, queue: &str, count: u16) -> (lapin::Consumer, Vec<u64>) {
+    channel.basic_qos(count, BasicQosOptions::default()).await.unwrap();
+    let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+    let mut stream = channel.basic_consume(queue.into(), "".into(), options, table).await.unwrap();
+    let mut tags = Vec::new();
+    while tags.len() < usize::from(count) {
+        tags.push(stream.next().await.unwrap().unwrap().delivery_tag);
+    }
+    (stream, tags)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_returned_one_by_one_comes_back_in_the_order_in_which_it_was_returned() {
+    let Some((_share, connection, channel)) = open().await else { return };
+    declare(&channel, "q", quorum(&[("x-delivery-limit", number(1_000_000))])).await.unwrap();
+    publish_numbers(&channel, "q", 6).await;
+    let taking = connection.create_channel().await.unwrap();
+    let (stream, tags) = hold(&taking, "q", 4).await;
+    taking.basic_cancel(stream.tag(), BasicCancelOptions::default()).await.unwrap();
+    for tag in tags.into_iter().rev() {
+        taking.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await.unwrap();
+    }
+    taking.close(200, "done".into()).await.unwrap();
+    assert_eq!(take_all(&connection, "q").await, ["3", "2", "1", "0", "4", "5"]);
+}
+
+/// Why callers' headers stand under names of ours: one could write such a header.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_texts_as_x_death_ends_the_queue_of_an_old_broker_when_it_dead_letters_the_message() {
+    let Some(rabbit) = tokio::task::spawn_blocking(|| broker("")).await.unwrap() else { return };
+    let connection = Connection::connect(&rabbit.uri(), ConnectionProperties::default()).await.unwrap();
+    let channel = channel(&connection).await;
+    declare(&channel, "dead", quorum(&[])).await.unwrap();
+    let letters = [("x-dead-letter-exchange", text("")), ("x-dead-letter-routing-key", text("dead"))];
+    declare(&channel, "q", quorum(&letters)).await.unwrap();
+    let values = AMQPValue::FieldArray(vec![text("one"), text("two")].into());
+    let properties = BasicProperties::default().with_headers(arguments(&[("x-death", values)]));
+    publish(&channel, "q", b"x", properties).await.unwrap();
+    let taking = connection.create_channel().await.unwrap();
+    let (_stream, tags) = hold(&taking, "q", 1).await;
+    taking.basic_nack(tags[0], BasicNackOptions { multiple: false, requeue: false }).await.unwrap();
+    if version() < (4, 0) {
+        eventually("the queue's leader ends", seconds(20), || {
+            rabbit.output().contains("%2F_q' terminating").then_some(())
+        });
+    } else {
+        assert_eq!(take_all(&connection, "dead").await, ["x"]);
     }
 }

@@ -194,7 +194,7 @@ impl Rabbit {
     fn await_ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(90);
         loop {
-            let output = fs::read_to_string(self.inside("output")).unwrap_or_default();
+            let output = self.output();
             if output.contains("Server startup complete") && TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
                 return;
             }
@@ -202,6 +202,11 @@ impl Rabbit {
             assert!(!failed && Instant::now() < deadline, "the broker did not start:\n{output}");
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// What it has logged since it was started last.
+    pub(crate) fn output(&self) -> String {
+        fs::read_to_string(self.inside("output")).unwrap_or_default()
     }
 
     /// SIGKILL to the Erlang machine, as a crash does.
