@@ -5,6 +5,7 @@
 //! back all together (see [`End`]).
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,6 +155,8 @@ impl<'a> Session<'a> {
 
     /// Works until the session ends and everything is settled or returned.
     pub(super) async fn run(mut self, orders: &mut Orders) -> Ended {
+        // One for all turns: most of them leave its time as it was.
+        let mut timer = pin!(tokio::time::sleep_until(Instant::now()));
         loop {
             // First what was settled: if that fails, the consumer is gone, and nothing may start.
             self.acknowledge();
@@ -166,6 +169,11 @@ impl<'a> Session<'a> {
                 return self.close().await;
             }
             let wake = self.next_wake(orders);
+            if let Some(wake) = wake
+                && timer.deadline() != wake
+            {
+                timer.as_mut().reset(wake);
+            }
             tokio::select! {
                 biased;
                 // Who asks for a reactivation at the end of a session is answered by what comes after it.
@@ -180,11 +188,11 @@ impl<'a> Session<'a> {
                     Order::Reactivate(answer) => drop(answer.send(Ok(()))),
                 },
                 Some(done) = self.work.next() => self.done_with(done),
-                () = sleep_until(wake) => {}
+                () = timer.as_mut(), if wake.is_some() => {}
                 // The store bounds what it hands out. Asked also when nothing more may come: so a consumer that is
                 // gone is seen at once, not at the next acknowledgement.
                 taken = next_of(&mut self.consumer), if self.ending.is_none() => match taken {
-                    Ok(delivery) => self.took(delivery),
+                    Ok(delivery) => self.take_with(delivery),
                     Err(error) => self.lost(error),
                 },
             }
@@ -196,6 +204,17 @@ impl<'a> Session<'a> {
         self.done(first);
         while let Some(Some(done)) = self.work.next().now_or_never() {
             self.done(done);
+        }
+    }
+
+    /// Takes a delivery, and all that have come with it.
+    fn take_with(&mut self, first: Delivery) {
+        self.took(first);
+        while let Some(taken) = next_of(&mut self.consumer).now_or_never() {
+            match taken {
+                Ok(delivery) => self.took(delivery),
+                Err(error) => return self.lost(error),
+            }
         }
     }
 
@@ -391,13 +410,6 @@ impl<'a> Session<'a> {
 
 fn grace_is_over(orders: &Orders) -> bool {
     orders.deadline().is_some_and(|deadline| Instant::now() >= deadline)
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake).await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn next_of(consumer: &mut Option<Box<dyn Consumer>>) -> Result<Delivery, StoreError> {
