@@ -59,6 +59,7 @@ macro_rules! every_sentence {
                 what_a_dropped_consumer_held_comes_again_in_order_and_says_so,
                 what_was_given_back_comes_before_what_was_behind_it,
                 what_was_acknowledged_before_a_give_back_does_not_come_again,
+                many_that_were_acknowledged_one_by_one_before_a_give_back_do_not_come_again,
                 a_consumer_that_stopped_taking_settles_what_it_has_and_gets_no_more,
                 what_was_acknowledged_does_not_come_again_after_a_restart,
                 what_was_not_acknowledged_comes_again_after_a_restart,

@@ -56,6 +56,20 @@ pub(crate) async fn what_was_acknowledged_before_a_give_back_does_not_come_again
     assert_eq!(drain(&*store).await, ["m000001", "m000003", "m000004"]);
 }
 
+pub(crate) async fn many_that_were_acknowledged_one_by_one_before_a_give_back_do_not_come_again(subject: impl Subject) {
+    let store = subject.store("s", &plain("q")).await.unwrap();
+    for round in 0..5 {
+        publish_numbers(&*store, 0..64).await;
+        let mut consumer = store.consume(64).await.unwrap();
+        let taken = take(&mut consumer, 64).await;
+        for delivery in taken.iter().rev() {
+            consumer.ack(&[delivery.tag]).unwrap();
+        }
+        consumer.give_back().await.unwrap();
+        assert_eq!(drain(&*store).await, [""; 0], "in round {round}");
+    }
+}
+
 pub(crate) async fn a_consumer_that_stopped_taking_settles_what_it_has_and_gets_no_more(subject: impl Subject) {
     let store = subject.store("s", &plain("q")).await.unwrap();
     publish_numbers(&*store, 0..6).await;

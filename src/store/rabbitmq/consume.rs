@@ -5,19 +5,19 @@
 //! order, also what was still on its way to us. A cancel followed by a nack does not do: what a quorum queue handed out
 //! while the cancel was under way comes back before the rest, and then stands first (measured on 4.0).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::claim::Claim;
-use super::session::{Epoch, RPC_TIMEOUT, not_connected};
+use super::line::{Came, Delivered};
+use super::session::{Epoch, RPC_TIMEOUT, noticed};
 use super::topology::{self, name, rpc};
 use super::wire;
 use crate::core::message::MessageId;
@@ -28,21 +28,26 @@ use crate::store::{BoxFuture, Consumer, Delivery, StoreError, Tag};
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a closed channel held is back in its queue within that.
 const RETURNS_WITHIN: Duration = Duration::from_millis(50);
+/// So many acknowledgements a channel of the broker has under way to a quorum queue. It keeps the rest until the queue
+/// has answered those, and loses it when it ends: what was acknowledged comes again (measured on 4.0).
+const UNDER_WAY: usize = 32;
+/// By then the queue has answered them; nothing shows it.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(50);
 /// The queue cannot say when it has left.
 const LEAVE_POLL: Duration = Duration::from_millis(5);
-
-/// What a consumer's stream gives: `None` when the broker has cancelled it.
-type Came = Option<Result<lapin::message::Delivery, StoreError>>;
 
 /// An attached consumer.
 pub(super) struct RabbitConsumer {
     epoch: Arc<Epoch>,
     channel: Channel,
-    stream: lapin::Consumer,
-    acks: mpsc::Sender<Ack>,
+    /// Cancels when it is dropped.
+    consuming: lapin::Consumer,
+    came: mpsc::UnboundedReceiver<Came>,
     unsettled: BTreeSet<u64>,
     /// The highest tag that was delivered to us.
     highest: u64,
+    /// When the last acknowledgements were made, as many as can be under way.
+    acks: VecDeque<Instant>,
     /// After [`Consumer::stop_taking`]: what still comes is not handed out, and goes back with the rest.
     stopped: bool,
     given_back: bool,
@@ -52,15 +57,6 @@ pub(super) struct RabbitConsumer {
     alone: bool,
     claim: Option<Claim>,
     queue: String,
-}
-
-/// What the acknowledging task carries out, in order.
-enum Ack {
-    One(u64),
-    UpTo(u64),
-    /// Takes nothing more. In order with the acknowledgements: one that came first would make room for more.
-    Cancel(ShortString),
-    Flush(oneshot::Sender<()>),
 }
 
 /// Attaches a consumer to a queue.
@@ -87,6 +83,7 @@ pub(super) async fn attach(
 
 async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<RabbitConsumer, StoreError> {
     let channel = epoch.channel().await?;
+    let came = epoch.line.consuming(channel.id());
     rpc(&epoch, channel.basic_qos(prefetch.max(1), BasicQosOptions::default())).await?;
     let consuming = channel.basic_consume(
         name(queue)?,
@@ -94,17 +91,15 @@ async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<Rabbit
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
-    let stream = rpc(&epoch, consuming).await?;
-    // Each unsettled delivery is acknowledged once; the rest is for the cancel and the flush.
-    let (acks, commands) = mpsc::channel(usize::from(prefetch.max(1)) * 2 + 2);
-    tokio::spawn(acknowledge(epoch.clone(), channel.clone(), commands));
+    let consuming = rpc(&epoch, consuming).await?;
     Ok(RabbitConsumer {
         epoch,
         channel,
-        stream,
-        acks,
+        consuming,
+        came,
         unsettled: BTreeSet::new(),
         highest: 0,
+        acks: VecDeque::with_capacity(UNDER_WAY),
         stopped: false,
         first: None,
         alone: false,
@@ -133,8 +128,7 @@ async fn only(mut consumer: RabbitConsumer) -> Result<RabbitConsumer, StoreError
     let deadline = Instant::now() + LEAVE_TIMEOUT;
     while topology::look(&consumer.epoch, &consumer.queue).await?.consumer_count() != 1 {
         if consumer.first.is_none() {
-            let came = consumer.stream.next().now_or_never();
-            consumer.first = came.map(|came| came.map(|came| came.map_err(|error| not_connected(&error))));
+            consumer.first = consumer.came.try_recv().ok();
         }
         if Instant::now() >= deadline {
             if consumer.first.is_some() {
@@ -156,44 +150,26 @@ fn in_use(queue: &str) -> StoreError {
     ))
 }
 
-/// Writes acknowledgements in the order given. The broker does not answer them; if the connection fails, what was
-/// under way comes again, redelivered.
-async fn acknowledge(epoch: Arc<Epoch>, channel: Channel, mut commands: mpsc::Receiver<Ack>) {
-    while let Some(command) = commands.recv().await {
-        let (tag, multiple) = match command {
-            Ack::One(tag) => (tag, false),
-            Ack::UpTo(tag) => (tag, true),
-            Ack::Cancel(consumer) => {
-                if rpc(&epoch, channel.basic_cancel(consumer, BasicCancelOptions::default())).await.is_err() {
-                    epoch.fail();
-                    return;
-                }
-                continue;
-            }
-            Ack::Flush(done) => {
-                let _ = done.send(());
-                continue;
-            }
-        };
-        let written = timeout(RPC_TIMEOUT, channel.basic_ack(tag, BasicAckOptions { multiple })).await;
-        if !matches!(written, Ok(Ok(()))) {
-            // An acknowledgement that may not have been written leaves the tags in doubt: start afresh. What a channel
-            // held that has ended is back in its queue, and nobody else has to suffer for it.
-            if channel.status().connected() || written.is_err() {
-                epoch.fail();
-            }
-            return;
-        }
-    }
-}
-
 fn lost() -> StoreError {
     StoreError::NotConnected("the connection was lost".to_owned())
 }
 
 impl RabbitConsumer {
-    fn queue_ack(&self, ack: Ack) -> Result<(), StoreError> {
-        self.acks.try_send(ack).map_err(|_| StoreError::Stale)
+    fn acknowledge(&mut self, tag: u64, multiple: bool) {
+        self.epoch.line.ack(self.channel.id(), tag, multiple);
+        if self.acks.len() == UNDER_WAY {
+            self.acks.pop_front();
+        }
+        self.acks.push_back(Instant::now());
+    }
+
+    /// Waits, if some of our acknowledgements may not be on their way to the queue yet.
+    async fn acknowledged(&self) {
+        if let (UNDER_WAY, Some(first), Some(last)) = (self.acks.len(), self.acks.front(), self.acks.back())
+            && first.elapsed() < ANSWERED_WITHIN
+        {
+            tokio::time::sleep_until(*last + ANSWERED_WITHIN).await;
+        }
     }
 }
 
@@ -204,35 +180,36 @@ impl Consumer for RabbitConsumer {
                 self.epoch.ended().await;
                 return Err(lost());
             }
-            let came = if let Some(first) = self.first.take() {
-                first
-            } else {
-                // The client library does not end the stream of a connection that it can't close in order.
-                tokio::select! {
-                    biased;
-                    () = self.epoch.ended() => Some(Err(lost())),
-                    came = self.stream.next() => came.map(|came| came.map_err(|error| not_connected(&error))),
-                }
+            // What an epoch that is over handed out can't be acknowledged any more.
+            if self.epoch.is_over() {
+                return Err(lost());
+            }
+            let came = match self.first.take() {
+                Some(first) => Some(first),
+                None => self.came.recv().await,
             };
-            let delivery = match came {
-                Some(Ok(delivery)) => delivery,
-                Some(Err(error)) => return Err(error),
-                None => {
+            let delivered = match came {
+                Some(Came::Message(delivered)) => *delivered,
+                Some(Came::Cancelled) => {
                     return Err(StoreError::NotFound(
                         "the broker cancelled the consumer: the queue is gone".to_owned(),
                     ));
                 }
+                Some(Came::Closed(closed)) => {
+                    noticed(&self.channel).await;
+                    return Err(StoreError::NotConnected(closed.text));
+                }
+                None => return Err(lost()),
             };
-            let tag = delivery.delivery_tag;
+            let Delivered { tag, redelivered, exchange, routing_key, properties, body } = delivered;
             self.unsettled.insert(tag);
             self.highest = self.highest.max(tag);
             // What a stranger published without an id gets one for as long as we hold it.
             let unnamed = || MessageId::new(uuid::Uuid::now_v7().to_string());
-            let source = wire::source(&delivery.properties, delivery.exchange.as_str(), delivery.routing_key.as_str());
-            let message = wire::message(&delivery.properties, delivery.data, unnamed);
-            let returned = wire::returned(&delivery.properties);
-            let (tag, message, redelivered) = (Tag(tag), Arc::new(message), delivery.redelivered);
-            Ok(Delivery { tag, message, redelivered, returned, source })
+            let source = wire::source(&properties, &exchange, &routing_key);
+            let returned = wire::returned(&properties);
+            let message = Arc::new(wire::message(&properties, body, unnamed));
+            Ok(Delivery { tag: Tag(tag), message, redelivered, returned, source })
         })
     }
 
@@ -250,26 +227,27 @@ impl Consumer for RabbitConsumer {
         // the broker takes a tag that was acknowledged before for a protocol error.
         let prefix = self.unsettled.first().map_or(self.highest, |first| first - 1);
         if let Some(Tag(last)) = tags.iter().filter(|Tag(tag)| *tag <= prefix).max() {
-            self.queue_ack(Ack::UpTo(*last))?;
+            self.acknowledge(*last, true);
         }
-        tags.iter().filter(|Tag(tag)| *tag > prefix).try_for_each(|Tag(tag)| self.queue_ack(Ack::One(*tag)))
+        for Tag(tag) in tags.iter().filter(|Tag(tag)| *tag > prefix) {
+            self.acknowledge(*tag, false);
+        }
+        Ok(())
     }
 
     fn stop_taking(&mut self) {
         if !self.stopped {
             self.stopped = true;
-            // No room means that the task has ended with its epoch: then nothing more is taken either.
-            let _ = self.queue_ack(Ack::Cancel(self.stream.tag()));
+            // In order with the acknowledgements: one that came first would make room for more.
+            self.epoch.line.cancel(self.channel.id(), &self.consuming.tag());
         }
     }
 
     fn give_back(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             self.given_back = true;
-            let (done, flushed) = oneshot::channel();
-            if self.acks.send(Ack::Flush(done)).await.is_ok() {
-                let _ = timeout(RPC_TIMEOUT, flushed).await;
-            }
+            self.acknowledged().await;
+            // Behind all acknowledgements: the line writes them first.
             let closed = rpc(&self.epoch, self.channel.close(200, "given back".into())).await;
             let left = match closed {
                 Ok(()) if self.alone => await_no_consumer(&self.epoch, &self.queue).await,

@@ -1,11 +1,11 @@
-//! The store on RabbitMQ, by AMQP 0-9-1 over lapin.
+//! The store on RabbitMQ, by AMQP 0-9-1.
 //!
 //! Two connections a broker: one publishes, one consumes, declares and looks. An alarm blocks the first and never the
 //! second, so what is delivered is acknowledged while nothing new is accepted. Who may do what with a channel, and
 //! what each answer of the broker means, is written in the modules: [`session`] keeps a connection up, `keeper`
 //! a store's topology (by `topology`), `publish` owns the confirms, `consume` the deliveries (alone, with a `claim`),
 //! `replies` the answers to callers, `handle` is what a store's users hold. `lasting` runs their tasks. `wire` is the
-//! format, `intake` what of a broker's bytes reaches the client library, over `transport`.
+//! format, and `line` the socket, where what there is a lot of passes the client library by.
 
 mod address;
 mod bindings;
@@ -14,9 +14,9 @@ mod consume;
 mod deactivation;
 mod fault;
 mod handle;
-mod intake;
 mod keeper;
 mod lasting;
+mod line;
 mod publish;
 mod removal;
 mod replies;
@@ -24,7 +24,6 @@ mod session;
 mod suspects;
 mod tls;
 mod topology;
-mod transport;
 mod window;
 mod wire;
 

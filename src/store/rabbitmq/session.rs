@@ -19,9 +19,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::address::{Address, AddressError, Tls};
 use super::claim::Claims;
-use super::intake::Ledger;
 use super::lasting::{self, Lasting};
-use super::{fault, tls, transport};
+use super::line::{self, Line};
+use super::{fault, tls};
 use crate::core::retry::Backoff;
 use crate::store::{Fault, StoreError};
 
@@ -29,6 +29,9 @@ use crate::store::{Fault, StoreError};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// One answer of the broker on an open connection: opening a channel, a declaration, a cancel.
 pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The client library can't say when it knows of an end that it has not been asked about.
+const NOTICED_POLL: Duration = Duration::from_millis(1);
 
 /// The largest frame that we ask for, the default of brokers. The client library makes buffers of 32 frames: a broker
 /// without a limit of its own would have it take all memory there is.
@@ -76,8 +79,8 @@ pub(super) struct Epoch {
     /// Ends the socket with the epoch, whatever the client library still waits for on it.
     _socket: DropGuard,
     failed: CancellationToken,
-    /// What the broker says about publishes on this connection.
-    pub(super) ledger: Arc<Ledger>,
+    /// What of this connection is not the client library's.
+    pub(super) line: Arc<Line>,
     /// A channel for questions, kept while its answers are good: the broker closes it with every refusal.
     asking: tokio::sync::Mutex<Option<Channel>>,
     claims: Mutex<Claims>,
@@ -140,6 +143,8 @@ impl Epoch {
     /// Ends this epoch: something on it did not answer, so nothing on it can be trusted to.
     pub(super) fn fail(&self) {
         self.failed.cancel();
+        // Whoever waits for the broker is told now, not when the connection has been closed.
+        self.line.forget();
     }
 
     /// Waits until the epoch has ended.
@@ -151,6 +156,17 @@ impl Epoch {
     pub(super) fn is_over(&self) -> bool {
         self.failed.is_cancelled() || !self.connection.status().connected()
     }
+}
+
+/// Waits until the client library knows that the broker has closed a channel: we hear of it first, and until then
+/// nothing may be asked of the library that rests on it.
+pub(super) async fn noticed(channel: &Channel) {
+    let noticed = async {
+        while channel.status().connected() {
+            tokio::time::sleep(NOTICED_POLL).await;
+        }
+    };
+    let _ = timeout(RPC_TIMEOUT, noticed).await;
 }
 
 /// A connection that is kept up until the session is dropped.
@@ -252,7 +268,7 @@ impl Supervisor {
         let mut last = invalid_secret("the Secret names no host".to_owned());
         for (host, port) in &address.hosts {
             match timeout(CONNECT_TIMEOUT, open(&self.name, &address, host, *port)).await {
-                Ok(Ok((connection, ledger, socket))) => return Ok(Opened { address, connection, ledger, socket }),
+                Ok(Ok((connection, line, socket))) => return Ok(Opened { address, connection, line, socket }),
                 Ok(Err(error)) => last = error,
                 Err(_) => {
                     let detail = format!("{host}:{port} did not answer in time");
@@ -265,7 +281,7 @@ impl Supervisor {
 
     /// Publishes the epoch, and returns when it is over.
     async fn live(&self, opened: Opened) {
-        let Opened { address, connection, ledger, socket } = opened;
+        let Opened { address, connection, line, socket } = opened;
         let mut events = Box::pin(connection.events_listener());
         let failed = CancellationToken::new();
         let number = EPOCHS.fetch_add(1, Ordering::Relaxed);
@@ -274,20 +290,14 @@ impl Supervisor {
         let failing = failed.clone();
         // However this ends.
         let _over = failed.clone().drop_guard();
-        let epoch = Arc::new(Epoch {
-            number,
-            connection,
-            _socket: socket.drop_guard(),
-            failed: failing,
-            ledger,
-            asking,
-            claims,
-        });
+        let epoch =
+            Arc::new(Epoch { number, connection, _socket: socket.drop_guard(), failed: failing, line, asking, claims });
         tracing::info!(session = %self.name, epoch = number, "connected to the broker");
         self.state.send_replace(State::Up(epoch.clone()));
         let mut check = tokio::time::interval(STATUS_CHECK);
         let reason = loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => break None,
                 _ = check.tick() => if !epoch.connection.status().connected() {
                     break Some("the connection is gone".to_owned());
@@ -316,9 +326,10 @@ impl Supervisor {
                     Some(_) => {}
                     None => break Some("the connection is gone".to_owned()),
                 },
+                () = epoch.line.ended() => break Some("the connection is gone".to_owned()),
             }
         };
-        failed.cancel();
+        epoch.fail();
         self.state.send_replace(State::Connecting);
         if let Some(reason) = reason {
             tracing::warn!(session = %self.name, epoch = number, %reason, "connection to the broker lost");
@@ -332,7 +343,7 @@ impl Supervisor {
 struct Opened {
     address: Address,
     connection: lapin::Connection,
-    ledger: Arc<Ledger>,
+    line: Arc<Line>,
     /// Ends the socket.
     socket: CancellationToken,
 }
@@ -344,7 +355,7 @@ async fn open(
     address: &Address,
     host: &str,
     port: u16,
-) -> Result<(lapin::Connection, Arc<Ledger>, CancellationToken), StoreError> {
+) -> Result<(lapin::Connection, Arc<Line>, CancellationToken), StoreError> {
     let uri = AMQPUri {
         scheme: if address.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
         authority: AMQPAuthority {
@@ -365,25 +376,30 @@ async fn open(
         Some(tls) => Some(Arc::new(tls::connector(tls).map_err(invalid_secret)?)),
         None => None,
     };
-    let (ledger, socket) = (Arc::<Ledger>::default(), CancellationToken::new());
+    let (opened, socket) = (Arc::<Mutex<Option<Arc<Line>>>>::default(), CancellationToken::new());
     let unfinished = socket.clone().drop_guard();
-    let (seen, end) = (ledger.clone(), socket.clone());
+    // The client library may ask for a second socket when the first one ends early: the last one counts.
+    let (last, end) = (opened.clone(), socket.clone());
     let server_name = tls.and_then(|tls| tls.server_name).unwrap_or_else(|| host.to_owned());
     let connection = lapin::Connection::connector(
         uri,
-        transport::runtime(),
+        line::runtime(),
         async move |uri: AMQPUri, _runtime| {
             let target = (uri.authority.host.as_str(), uri.authority.port);
             let opened = timeout(CONNECT_TIMEOUT, tls::stream(target, connector.as_deref(), &server_name));
             let socket = opened.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
-            Ok(transport::Checked::stream(socket, seen.clone(), end.clone()))
+            let (line, pipe) = Line::start(socket, FRAME_MAX as usize, end.clone());
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+            Ok(pipe)
         },
         properties,
     )
     .await
     .map_err(|error| fault::unreachable(&error))?;
+    let line = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let line = line.ok_or_else(|| StoreError::NotConnected("there is no socket".to_owned()))?;
     let _ = unfinished.disarm();
-    Ok((connection, ledger, socket))
+    Ok((connection, line, socket))
 }
 
 fn invalid_secret(detail: String) -> StoreError {

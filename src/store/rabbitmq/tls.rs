@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use async_compat::CompatExt;
+use async_compat::{Compat, CompatExt};
 use lapin::tcp::{AsyncTcpStream, RustlsConnector, RustlsConnectorConfig};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -11,7 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::address::Tls;
-use super::transport::Socket;
+
+/// A plain or TLS connection.
+pub(super) type Socket = Compat<AsyncTcpStream<Compat<TcpStream>>>;
 
 /// For one address of a host; a third of what a whole connect may take.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -57,10 +59,11 @@ pub(super) async fn stream(
     // Confirms and acknowledgements are small and waited for.
     socket.set_nodelay(true)?;
     let plain = AsyncTcpStream::Plain(socket.compat());
-    match connector {
-        Some(connector) => plain.into_rustls(connector, server_name).await,
-        None => Ok(plain),
-    }
+    let socket = match connector {
+        Some(connector) => plain.into_rustls(connector, server_name).await?,
+        None => plain,
+    };
+    Ok(socket.compat())
 }
 
 /// Tries each address of a name for its share of the time: the first may be one that swallows packets.

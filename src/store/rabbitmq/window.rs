@@ -1,28 +1,26 @@
 //! One publishing channel, and what is under way on it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
-use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Channel};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::line::{Closed, Publication, Said};
 use super::publish::{Request, is_again};
-use super::session::{Epoch, State};
+use super::session::{Epoch, State, noticed};
 use super::suspects::Suspects;
 use super::wire::{self, Form, WireError};
 use crate::core::message::{Message, MessageId};
 use crate::store::PublishError;
 
-/// Publishes under way on one channel. The client scans all of them at each `multiple` confirm, so not more; and
-/// at 1 KiB and 25,000/s this many are 40 ms of work for the broker, so it never waits for us either.
+/// Publishes under way on one channel. At 1 KiB and 25,000/s this many are 40 ms of work for the broker, so it never
+/// waits for us.
 const WINDOW: usize = 1000;
 
 /// Bytes under way on one channel: what a broker that does not answer can make us hold. One message always goes.
@@ -40,23 +38,17 @@ const STALLED: Duration = Duration::from_secs(8);
 /// How often the two above are looked at, while something is under way.
 const TICK: Duration = Duration::from_millis(250);
 
-/// When a channel ends, for how long at most the answers are gathered that say why.
-const REASON: Duration = Duration::from_millis(200);
-
-type Settled = (u64, lapin::Result<Confirmation>);
-type Pending = FuturesUnordered<BoxFuture<'static, Settled>>;
-
 /// One channel and what is under way on it.
 pub(super) struct Window<'a> {
     channel: Channel,
     epoch: Arc<Epoch>,
-    pending: Pending,
-    waiters: HashMap<u64, Waiter>,
-    next: u64,
+    said: mpsc::UnboundedReceiver<Said>,
+    /// By their tags.
+    waiters: BTreeMap<u64, Waiter>,
+    /// The tag of the last publish.
+    last: u64,
     /// Of the bodies under way.
     bytes: usize,
-    /// Ids of what was returned and is not confirmed yet.
-    returned: Vec<String>,
     suspects: &'a mut Suspects,
     /// When a confirm came last, or since when something is under way.
     progress: Instant,
@@ -78,6 +70,8 @@ struct Waiter {
     by_exchange: bool,
     /// Of its body.
     bytes: usize,
+    /// No queue wants it. Its confirm comes later.
+    returned: bool,
     /// `None` once the caller was told that nobody knows.
     done: Option<oneshot::Sender<Result<(), PublishError>>>,
 }
@@ -104,22 +98,15 @@ impl Lost {
         Self { text: text.into(), fault: Fault::Connection }
     }
 
-    /// As far as the broker said it: the client library answers a wrong confirm with a 406 of its own.
-    fn by(error: &lapin::Error) -> Self {
-        let fault = match error.kind() {
-            lapin::ErrorKind::ProtocolError(error) => match error.get_message().as_str().split(' ').next() {
-                Some("PRECONDITION_FAILED" | "FRAME_ERROR") => Fault::Message,
-                Some("NOT_FOUND" | "ACCESS_REFUSED") => Fault::Place,
-                _ => Fault::Connection,
-            },
+    fn by(closed: Closed) -> Self {
+        let fault = match closed.code {
+            // Precondition failed, frame error.
+            406 | 501 => Fault::Message,
+            // Access refused, not found.
+            403 | 404 => Fault::Place,
             _ => Fault::Connection,
         };
-        Self { text: error.to_string(), fault }
-    }
-
-    /// The one of the two that says more.
-    fn or(self, other: Self) -> Self {
-        if self.fault == Fault::Connection { other } else { self }
+        Self { text: closed.text, fault }
     }
 }
 
@@ -133,15 +120,13 @@ pub(super) enum Ended {
 
 impl<'a> Window<'a> {
     pub(super) fn new(channel: Channel, epoch: Arc<Epoch>, suspects: &'a mut Suspects) -> Self {
-        epoch.ledger.open(channel.id());
         Self {
+            said: epoch.line.publishing(channel.id()),
             channel,
             epoch,
-            pending: FuturesUnordered::new(),
-            waiters: HashMap::new(),
-            next: 0,
+            waiters: BTreeMap::new(),
+            last: 0,
             bytes: 0,
-            returned: Vec::new(),
             suspects,
             progress: Instant::now(),
             blocked: None,
@@ -165,7 +150,7 @@ impl<'a> Window<'a> {
             let room = !self.closing && (self.blocked.is_some() || self.has_room());
             let step = tokio::select! {
                 biased;
-                Some(first) = self.pending.next() => self.settle(first).await,
+                said = self.said.recv() => self.hear(said).await,
                 changed = state.changed() => match changed {
                     Ok(()) => self.take_state(&state.borrow()),
                     Err(_) => return Ended::Unused,
@@ -186,7 +171,7 @@ impl<'a> Window<'a> {
     }
 
     fn has_room(&self) -> bool {
-        self.pending.len() < WINDOW && self.bytes < WINDOW_BYTES
+        self.waiters.len() < WINDOW && self.bytes < WINDOW_BYTES
     }
 
     fn take_state(&mut self, state: &State) -> Result<(), Lost> {
@@ -235,9 +220,7 @@ impl<'a> Window<'a> {
         Ok(())
     }
 
-    /// Hands a message to the client library, and does not wait until it is written: what can't be written now is
-    /// under way all the same. The client gives it its delivery tag when its future is polled first, which is here, so
-    /// that tags are in our order.
+    /// Sends a message, and does not wait until it is written: what can't be written now is under way all the same.
     fn start(&mut self, request: Request) {
         let Request { message, exchange, routing_key, expires, claim, done } = request;
         // Whoever has given up already was told that it is not sent.
@@ -245,41 +228,24 @@ impl<'a> Window<'a> {
             let _ = done.send(Err(PublishError::NotConnected("not sent in time".to_owned())));
             return;
         }
-        let properties = match self.properties(&message) {
-            Ok(properties) => properties,
-            Err(error) => {
-                let _ = done.send(Err(PublishError::Invalid(error.to_string())));
-                return;
-            }
-        };
+        let sent = self.properties(&message).map_err(|error| error.to_string()).and_then(|properties| {
+            let (exchange, routing_key, body) = (&exchange, &routing_key, &message.body);
+            let publication = Publication { exchange, routing_key, properties: &properties, body };
+            self.epoch.line.publish(self.channel.id(), publication).map_err(|error| error.to_string())
+        });
+        if let Err(impossible) = sent {
+            let _ = done.send(Err(PublishError::Invalid(impossible)));
+            return;
+        }
         if self.waiters.is_empty() {
             self.progress = Instant::now();
         }
-        let key = self.next;
-        self.next += 1;
-        let (id, bytes, done) = (message.id.clone(), message.body.len(), Some(done));
+        self.last += 1;
+        let (id, bytes) = (message.id.clone(), message.body.len());
         self.bytes += bytes;
-        self.waiters.insert(
-            key,
-            Waiter { id, routing_key: routing_key.clone(), by_exchange: !exchange.as_str().is_empty(), bytes, done },
-        );
-        self.epoch.ledger.publishes(self.channel.id());
-        let channel = self.channel.clone();
-        let mut confirmed = async move {
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            let sent = channel.basic_publish(exchange, routing_key, options, &message.body, properties).await;
-            // Whoever waits for the confirm holds the body no longer: its caller may have given up.
-            drop(message);
-            match sent {
-                Ok(confirm) => (key, confirm.await),
-                Err(error) => (key, Err(error)),
-            }
-        }
-        .boxed();
-        match (&mut confirmed).now_or_never() {
-            Some(settled) => self.pending.push(std::future::ready(settled).boxed()),
-            None => self.pending.push(confirmed),
-        }
+        let by_exchange = !exchange.as_str().is_empty();
+        let waiter = Waiter { id, routing_key, by_exchange, bytes, returned: false, done: Some(done) };
+        self.waiters.insert(self.last, waiter);
     }
 
     fn properties(&self, message: &Message) -> Result<BasicProperties, WireError> {
@@ -298,89 +264,83 @@ impl<'a> Window<'a> {
     /// Waits until nothing is under way.
     async fn settle_all(&mut self, until: Instant) -> Result<(), Lost> {
         while !self.waiters.is_empty() {
-            match tokio::time::timeout_at(until, self.pending.next()).await {
-                Ok(Some(first)) => self.settle(first).await?,
-                Ok(None) | Err(_) => return Ok(()),
+            match tokio::time::timeout_at(until, self.said.recv()).await {
+                Ok(said) => self.hear(said).await?,
+                Err(_) => return Ok(()),
             }
         }
         Ok(())
     }
 
-    /// Answers everything that is confirmed by now.
-    ///
-    /// The client library hands a returned message to any of the confirms that come next. Which message was returned
-    /// is known from the ledger, where it stands before its confirm can be read. An id is ours and unique among what
-    /// is under way; of two messages of another client with one id, both count as returned.
-    async fn settle(&mut self, first: Settled) -> Result<(), Lost> {
-        let mut ready = vec![first];
-        while let Some(Some(next)) = self.pending.next().now_or_never() {
-            ready.push(next);
-        }
-        for id in self.epoch.ledger.returned(self.channel.id()) {
-            if !self.waiters.values().any(|waiter| waiter.id.as_str() == id) {
-                self.epoch.fail();
-                return Err(Lost::because("the broker returned a message that was not under way"));
-            }
-            self.returned.push(id);
-        }
+    /// Takes in what the broker says, and all that it has said meanwhile.
+    async fn hear(&mut self, first: Option<Said>) -> Result<(), Lost> {
         self.progress = Instant::now();
-        let mut lost: Option<Lost> = None;
-        for (key, confirmation) in ready {
-            match confirmation {
-                Ok(confirmation) => self.answer(key, &confirmation),
-                // All that is under way has ended with this, and is told so together.
-                Err(error) => {
-                    let by = Lost::by(&error);
-                    lost = Some(match lost {
-                        Some(lost) => lost.or(by),
-                        None => by,
-                    });
+        let mut said = first;
+        loop {
+            match said {
+                Some(Said::Confirmed { tag, multiple, stored }) => self.confirmed(tag, multiple, stored)?,
+                Some(Said::Returned(id)) => self.returned(&id)?,
+                Some(Said::Closed(closed)) => {
+                    noticed(&self.channel).await;
+                    return Err(Lost::by(closed));
                 }
+                None => return Err(Lost::because("the connection was lost")),
             }
-        }
-        if !self.returned.is_empty() {
-            let waiters = &self.waiters;
-            self.returned.retain(|id| waiters.values().any(|waiter| waiter.id.as_str() == id));
-        }
-        match lost {
-            Some(lost) => Err(self.reason(lost).await),
-            None => Ok(()),
+            said = match self.said.try_recv() {
+                Ok(said) => Some(said),
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => None,
+            };
         }
     }
 
-    fn answer(&mut self, key: u64, confirmation: &Confirmation) {
-        let Some(waiter) = self.waiters.remove(&key) else { return };
-        self.bytes -= waiter.bytes;
-        let outcome = match confirmation {
-            _ if self.returned.iter().any(|id| id == waiter.id.as_str()) => {
-                Err(PublishError::Unroutable(waiter.routing_key.as_str().to_owned()))
+    fn confirmed(&mut self, tag: u64, multiple: bool, stored: bool) -> Result<(), Lost> {
+        let mut any = false;
+        if multiple {
+            while let Some(first) = self.waiters.first_entry().filter(|first| *first.key() <= tag) {
+                any = true;
+                let waiter = first.remove();
+                self.answer(waiter, stored);
             }
-            Confirmation::Ack(_) => Ok(()),
+        } else if let Some(waiter) = self.waiters.remove(&tag) {
+            any = true;
+            self.answer(waiter, stored);
+        }
+        if any { Ok(()) } else { Err(self.broken("the broker confirmed a message for the second time")) }
+    }
+
+    /// An id is ours and unique among what is under way; of two messages of another client with one id, both count as
+    /// returned.
+    fn returned(&mut self, id: &str) -> Result<(), Lost> {
+        let mut any = false;
+        for waiter in self.waiters.values_mut().filter(|waiter| waiter.id.as_str() == id) {
+            waiter.returned = true;
+            any = true;
+        }
+        if any { Ok(()) } else { Err(self.broken("the broker returned a message that was not under way")) }
+    }
+
+    /// Nothing that is said on this connection can be believed.
+    fn broken(&self, what: &str) -> Lost {
+        self.epoch.fail();
+        Lost::because(what)
+    }
+
+    fn answer(&mut self, waiter: Waiter, stored: bool) {
+        self.bytes -= waiter.bytes;
+        let outcome = match stored {
+            _ if waiter.returned => Err(PublishError::Unroutable(waiter.routing_key.as_str().to_owned())),
+            true => Ok(()),
             // One word for all queues: those with room may have it.
-            Confirmation::Nack(_) if waiter.by_exchange => {
+            false if waiter.by_exchange => {
                 Err(PublishError::PartlyRefused("it is full; others may have the message".to_owned()))
             }
-            Confirmation::Nack(_) => Err(PublishError::Refused("the queue is full".to_owned())),
-            Confirmation::NotRequested => Err(PublishError::Unknown("the broker confirms nothing".to_owned())),
+            false => Err(PublishError::Refused("the queue is full".to_owned())),
         };
         self.suspects.settled(&waiter.id);
         if let Some(done) = waiter.done {
             let _ = done.send(outcome);
         }
-    }
-
-    /// A publish that met a channel on its way out knows less than those that were under way: why it goes.
-    async fn reason(&mut self, mut lost: Lost) -> Lost {
-        let until = Instant::now() + REASON;
-        while lost.fault == Fault::Connection && !self.epoch.is_over() {
-            match tokio::time::timeout_at(until, self.pending.next()).await {
-                Ok(Some((_, Err(error)))) => lost = lost.or(Lost::by(&error)),
-                // Confirmed, and read after the end of its channel: nothing is promised of it.
-                Ok(Some((_, Ok(_)))) => {}
-                Ok(None) | Err(_) => break,
-            }
-        }
-        lost
     }
 
     fn fail_all(&mut self, lost: &Lost) {
@@ -389,7 +349,7 @@ impl<'a> Window<'a> {
             self.suspects.note(self.waiters.values().map(|waiter| &waiter.id));
         }
         self.bytes = 0;
-        for (_, waiter) in self.waiters.drain() {
+        for waiter in std::mem::take(&mut self.waiters).into_values() {
             let error = match lost.fault {
                 Fault::Message if alone => {
                     PublishError::Refused(format!("the broker refuses the message: {}", lost.text))

@@ -52,6 +52,11 @@ mod entry {
     pub(super) const CONTENT_TYPE: &str = "amqp.content-type";
     pub(super) const CONTENT_ENCODING: &str = "amqp.content-encoding";
     pub(super) const ORIGINAL: &str = "amqp.original:";
+    pub(super) const EXCHANGE: &str = "amqp.original:exchange";
+    pub(super) const ROUTING_KEY: &str = "amqp.original:routing-key";
+    pub(super) const USER_ID: &str = "amqp.original:user-id";
+    pub(super) const EXPIRATION: &str = "amqp.original:expiration";
+    pub(super) const TIMESTAMP: &str = "amqp.original:timestamp";
 }
 
 /// Why a message cannot be written.
@@ -116,6 +121,12 @@ fn append(headers: &mut HeaderMap, name: &HeaderName, values: Vec<HeaderValue>) 
 
 /// An AMQP value with its type, as bytes.
 fn encoded(value: &AMQPValue) -> Vec<u8> {
+    if let AMQPValue::LongString(text) = value
+        && let Ok(length) = u32::try_from(text.len())
+    {
+        // The most of them by far.
+        return [&b"S"[..], &length.to_be_bytes(), text.as_bytes()].concat();
+    }
     // Writing to memory does not fail; what could not be written is left out.
     generation::gen_value(value)(Vec::new().into()).map(|written| written.into_inner().0).unwrap_or_default()
 }

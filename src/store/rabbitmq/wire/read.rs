@@ -66,19 +66,16 @@ pub(in crate::store::rabbitmq) fn message(
 /// Where a delivery lay, and what must not go on as it was: kept under names of ours when it is published again.
 pub(in crate::store::rabbitmq) fn source(properties: &BasicProperties, exchange: &str, routing_key: &str) -> Carried {
     let mut source = Carried::default();
-    let mut original = |name: &'static str, value: AMQPValue| {
-        source.push(format!("{}{name}", entry::ORIGINAL), encoded(&value));
-    };
-    original("exchange", text(exchange));
-    original("routing-key", text(routing_key));
+    source.push(entry::EXCHANGE, encoded(&text(exchange)));
+    source.push(entry::ROUTING_KEY, encoded(&text(routing_key)));
     if let Some(user) = properties.user_id() {
-        original("user-id", text(user.as_str()));
+        source.push(entry::USER_ID, encoded(&text(user.as_str())));
     }
     if let Some(expiration) = properties.expiration() {
-        original("expiration", text(expiration.as_str()));
+        source.push(entry::EXPIRATION, encoded(&text(expiration.as_str())));
     }
     if let Some(at) = properties.timestamp() {
-        original("timestamp", AMQPValue::Timestamp(*at));
+        source.push(entry::TIMESTAMP, encoded(&AMQPValue::Timestamp(*at)));
     }
     // One that is carried already is the same.
     if let Some(queue) = properties.reply_to() {

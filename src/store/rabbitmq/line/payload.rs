@@ -3,16 +3,41 @@
 
 use std::ops::Range;
 
-use super::ledger::Ledger;
-
 /// Tables and arrays in each other. The client library calls itself for each; nobody writes half as many by hand.
 pub(super) const MAX_DEPTH: usize = 16;
 
-/// What the connection itself must know of a frame.
-pub(super) enum Seen {
-    Nothing,
+/// A method, as far as somebody here must know it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Method<'a> {
+    /// `connection.tune`: the largest frame that the broker offers.
     Tune(u32),
-    UnknownConfirm(u64),
+    /// `connection.close`.
+    ConnectionClose { code: u16, text: &'a str },
+    /// `channel.close`.
+    ChannelClose { code: u16, text: &'a str },
+    /// `channel.close-ok`.
+    ChannelCloseOk,
+    /// `basic.cancel`: the queue is gone.
+    Cancel,
+    /// `basic.return`.
+    Return,
+    /// `basic.deliver`.
+    Deliver { tag: u64, redelivered: bool, exchange: &'a str, routing_key: &'a str },
+    /// `basic.ack` or `basic.nack`.
+    Confirm { tag: u64, multiple: bool, stored: bool },
+    /// Any other.
+    Other,
+}
+
+/// A content header.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head<'a> {
+    /// Bytes of the body.
+    pub(super) size: u64,
+    /// Flags and values.
+    pub(super) properties: &'a [u8],
+    /// Empty: it has none.
+    pub(super) message_id: &'a str,
 }
 
 /// The properties of `basic`, one flag each from the highest bit down.
@@ -41,7 +66,7 @@ const PROPERTIES: [Property; 14] = [
     Property::Text,     // cluster id
 ];
 
-/// Reads on in a payload, and mends what it reads. `None`: the payload is shorter than it says.
+/// Reads on in a payload, and mends what it reads. `None`: the payload is shorter or longer than it says.
 pub(super) struct Payload<'a> {
     bytes: &'a mut [u8],
     at: usize,
@@ -52,53 +77,63 @@ impl<'a> Payload<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// A method's arguments; the ledger learns what concerns publishes.
-    pub(super) fn method(mut self, channel: u16, ledger: &Ledger) -> Option<Seen> {
+    /// A method and its arguments.
+    pub(super) fn method(mut self) -> Option<Method<'a>> {
         match (self.u16()?, self.u16()?) {
-            // connection.tune
             (10, 30) => {
                 self.skip(2)?;
-                return Some(Seen::Tune(self.u32()?));
+                Some(Method::Tune(self.u32()?))
             }
-            // basic.return: code, text, exchange, routing key
+            (10, 50) => self.close().map(|(code, text)| Method::ConnectionClose { code, text }),
+            (20, 40) => self.close().map(|(code, text)| Method::ChannelClose { code, text }),
+            (20, 41) => Some(Method::ChannelCloseOk),
+            (60, 30) => Some(Method::Cancel),
+            // code, text, exchange, routing key
             (60, 50) => {
-                ledger.returning(channel);
                 self.skip(2)?;
                 self.text()?;
                 self.text()?;
                 self.text()?;
+                self.is_at_its_end().then_some(Method::Return)
             }
-            // basic.deliver: consumer, tag, redelivered, exchange, routing key
+            // consumer, tag, redelivered, exchange, routing key
             (60, 60) => {
                 self.text()?;
-                self.skip(9)?;
-                self.text()?;
-                self.text()?;
+                let tag = self.u64()?;
+                let [redelivered] = self.fixed()?;
+                let (exchange, routing_key) = (self.text()?, self.text()?);
+                if !self.is_at_its_end() {
+                    return None;
+                }
+                let bytes: &'a [u8] = self.bytes;
+                let (exchange, routing_key) = (str_of(bytes, exchange), str_of(bytes, routing_key));
+                Some(Method::Deliver { tag, redelivered: redelivered & 1 == 1, exchange, routing_key })
             }
             // basic.get-ok: tag, redelivered, exchange, routing key
             (60, 71) => {
                 self.skip(9)?;
                 self.text()?;
                 self.text()?;
+                Some(Method::Other)
             }
-            // basic.ack and basic.nack
-            (60, 80 | 120) => {
+            (60, method @ (80 | 120)) => {
                 let tag = self.u64()?;
-                if !ledger.may_confirm(channel, tag) {
-                    return Some(Seen::UnknownConfirm(tag));
-                }
+                let [flags] = self.fixed()?;
+                let confirm = Method::Confirm { tag, multiple: flags & 1 == 1, stored: method == 80 };
+                self.is_at_its_end().then_some(confirm)
             }
-            _ => {}
+            _ => Some(Method::Other),
         }
-        Some(Seen::Nothing)
     }
 
-    /// The properties of a message.
-    pub(super) fn content_header(mut self, channel: u16, ledger: &Ledger) -> Option<Seen> {
-        // Class, weight, size of the body.
-        self.skip(12)?;
+    /// The size and the properties of a message.
+    pub(super) fn content_header(mut self) -> Option<Head<'a>> {
+        // Class, weight.
+        self.skip(4)?;
+        let size = self.u64()?;
+        let from = self.at;
         let flags = self.u16()?;
-        let mut message_id = None;
+        let mut message_id = 0..0;
         for (number, property) in PROPERTIES.into_iter().enumerate() {
             if flags & (0x8000 >> number) == 0 {
                 continue;
@@ -107,14 +142,23 @@ impl<'a> Payload<'a> {
                 Property::Text => {
                     self.text()?;
                 }
-                Property::MessageId => message_id = Some(self.text()?),
+                Property::MessageId => message_id = self.text()?,
                 Property::Headers => self.headers()?,
                 Property::Fixed(size) => self.skip(size)?,
             }
         }
-        let message_id = message_id.and_then(|range| std::str::from_utf8(self.bytes.get(range)?).ok());
-        ledger.properties(channel, message_id.unwrap_or_default());
-        Some(Seen::Nothing)
+        let bytes: &'a [u8] = self.bytes;
+        Some(Head { size, properties: bytes.get(from..)?, message_id: str_of(bytes, message_id) })
+    }
+
+    fn close(mut self) -> Option<(u16, &'a str)> {
+        let code = self.u16()?;
+        let text = self.text()?;
+        Some((code, str_of(self.bytes, text)))
+    }
+
+    fn is_at_its_end(&self) -> bool {
+        self.at == self.bytes.len()
     }
 
     fn skip(&mut self, count: usize) -> Option<()> {
@@ -209,6 +253,11 @@ impl<'a> Payload<'a> {
             _ => None,
         }
     }
+}
+
+/// A text that was mended.
+fn str_of(bytes: &[u8], range: Range<usize>) -> &str {
+    bytes.get(range).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
 }
 
 fn mend(text: &mut [u8]) {
