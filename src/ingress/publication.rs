@@ -103,23 +103,33 @@ pub(super) fn name_message(answer: &mut Answer, id: &MessageId) {
 }
 
 impl Route {
-    /// Says in the log when publishes begin to fail and when they work again: once each, not once a request.
+    /// Says in the log when publishes begin to fail and when they work again: once each, not once a request, also where
+    /// some fail and others do not.
     fn note(&self, rule: &Rule, error: Option<&PublishError>) {
+        // 0 stands for no failure.
+        let now = || u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         match error {
-            None if self.failing.load(Ordering::Relaxed) => {
-                if self.failing.swap(false, Ordering::Relaxed) {
+            None => {
+                let last = self.failed_at.load(Ordering::Relaxed);
+                if last != 0
+                    && now() >= last.saturating_add(CALM_MILLIS)
+                    && self.failed_at.compare_exchange(last, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+                {
                     tracing::info!(route = self.name, "messages are stored again");
                 }
             }
-            None | Some(PublishError::Invalid(_)) => {}
+            Some(PublishError::Invalid(_)) => {}
             Some(error) => {
-                if !self.failing.swap(true, Ordering::Relaxed) {
+                if self.failed_at.swap(now(), Ordering::Relaxed) == 0 {
                     tracing::warn!(rule = rule.label, %error, "messages are not stored; callers are told so");
                 }
             }
         }
     }
 }
+
+/// So long after the last failure a success says that it is over.
+const CALM_MILLIS: u64 = 1000;
 
 /// What a caller may know of a publish that failed: never the broker's own words.
 fn not_stored(error: &PublishError) -> Problem {

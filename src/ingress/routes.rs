@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use http::Method;
 use http::header::{self, HeaderMap};
@@ -113,8 +113,11 @@ pub(super) struct Route {
     pub(super) budget: Budget,
     pub(super) metrics: RouteMetrics,
     pub(super) counters: Arc<RouteCounters>,
-    /// The last publish failed: said once in the log, not once a request.
-    pub(super) failing: AtomicBool,
+    /// When its first publish could have failed.
+    pub(super) since: Instant,
+    /// When the last publish failed, in milliseconds since then; 0: none, or it is over. Said once in the log, not once a
+    /// request.
+    pub(super) failed_at: AtomicU64,
 }
 
 /// One rule, compiled.
@@ -223,7 +226,8 @@ impl RouteTable {
                 limits: plan.limits,
                 metrics: input.metrics,
                 counters: input.counters,
-                failing: AtomicBool::new(false),
+                since: Instant::now(),
+                failed_at: AtomicU64::new(0),
             });
             for rule in plan.rules {
                 let name = rule.name.clone();
