@@ -163,7 +163,7 @@ impl Bench<'_> {
         let sample = Sample {
             per_second: (count - 1) as f64 / seen.span,
             messages: count,
-            lost: count - seen.distinct,
+            lost: count.saturating_sub(seen.distinct),
             twice: seen.hits - seen.distinct,
             ..used
         };

@@ -71,15 +71,21 @@ pub(super) fn between(before: &[Condition], after: &[Condition]) -> Vec<Happened
         degraded.map(|degraded| degraded.message.clone())
     };
     match poison(after) {
+        // What it is degraded by now is news.
+        None if poison(before).is_some() => {
+            if let Some(now) = condition::find(after, DEGRADED).filter(|now| now.status == "True") {
+                happened.push(Happened { warning: true, reason: "Degraded", note: now.message.clone() });
+            }
+        }
         None => failed(DEGRADED, "True", "Degraded"),
-        // Of another message it is told again.
-        Some(note) if poison(before).as_ref() != Some(&note) => {
+        // Of another message it is told again, not of fewer.
+        Some(note) if poison(before).is_none_or(|before| names_more(&note, &before)) => {
             happened.push(Happened { warning: true, reason: POISON_SUSPECTED, note });
         }
         Some(_) => {}
     }
     for (kind, reason, note) in [
-        (BROKER_CONNECTED, "BrokerBack", "the broker of each store that it uses is connected again"),
+        (BROKER_CONNECTED, "BrokerBack", "every broker that it needs is connected again"),
         (TARGET_REACHABLE, "TargetBack", "the target is reached again"),
         (RESOLVED_REFS, "ReferenceFound", "everything that it names is there now"),
     ] {
@@ -96,6 +102,11 @@ pub(super) fn between(before: &[Condition], after: &[Condition]) -> Vec<Happened
         }
     }
     happened
+}
+
+/// Whether a note names a message that the one before it does not.
+fn names_more(note: &str, before: &str) -> bool {
+    note.split([' ', ',']).any(|word| !before.contains(word))
 }
 
 /// What the change from one state to the next means.

@@ -95,13 +95,16 @@ fn queue(
     link: &Link,
     made: Option<&Time>,
 ) -> (Option<QueueStatus>, Option<Happened>) {
-    let Some(mut queue) = plan.and_then(queue_status) else { return (None, None) };
     let before = object.status.as_ref().and_then(|status| status.queue.as_ref());
+    // Something that it names is missing: its queue is what it was.
+    let Some(plan) = plan else { return (before.cloned(), None) };
+    let Some(mut queue) = queue_status(plan) else { return (None, None) };
     let since = since(before, &queue, made, *link == Link::Up, Timestamp::now());
     queue.since = since.time;
     let note = format!(
         "queue `{}` was not there any more, and was declared again; what was in it is lost, what is stored from now on is \
-         safe. See who deleted it, or whether the broker lost its data",
+         safe. See who deleted it, or whether the broker lost its data; if the Secret names another broker now, it still lies \
+         on the one before",
         queue.name
     );
     (Some(queue), since.recreated.then_some(Happened { warning: true, reason: "QueueRecreated", note }))

@@ -1,9 +1,9 @@
-//! Messages that may be what kills the process that delivers them: they came back again and again without an outcome.
+//! Messages that may be what kills the process that delivers them: they came back again and again.
 //!
 //! A process that is killed can't say what it died of. So it says beforehand what it is about to do, where others find
 //! it: [`note`] is what it leaves behind, [`read`] is for whoever finds it.
 
-/// Returns without an outcome, from which on a message is suspected.
+/// Returns, of whatever kind, from which on a message is suspected if a process dies at it.
 pub const SUSPECTED_AFTER: u32 = 5;
 
 /// Of the names in a note: a kubelet keeps 4 KiB of it.
@@ -31,7 +31,7 @@ pub fn read(note: &str) -> Vec<String> {
 }
 
 fn introduction() -> String {
-    format!("it ended while it delivered what had come back {SUSPECTED_AFTER} times or more without an outcome: ")
+    format!("it ended while it delivered what had come back {SUSPECTED_AFTER} times or more: ")
 }
 
 #[cfg(test)]

@@ -106,6 +106,9 @@ impl Session<'_> {
             self.attempts += 1;
             let attempt = work::attempt(processor, delivery, request, probe);
             self.work(attempt);
+        } else {
+            // It only waits: whatever this process dies of meanwhile, it is not this message.
+            held.suspicion = None;
         }
         start
     }

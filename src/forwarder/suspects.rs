@@ -1,4 +1,4 @@
-//! Messages under way that may be what kills this process: they came back again and again without an outcome.
+//! Messages under way that may be what kills this process: they came back again and again.
 //!
 //! What is written down before the attempt is found by others if this process dies in it.
 
@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::core::message::MessageId;
 use crate::core::poison;
 
-/// Most that is remembered of those that had their outcome.
-const MOST_REMEMBERED: usize = 16;
+/// Most that is remembered of those that had their outcome: more than a note can name.
+const MOST_REMEMBERED: usize = 128;
 
 /// See the module.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Suspects {
             processor = self.processor,
             message_id = %id,
             returned,
-            "a message came back again and again without an outcome; if this process dies now, it may be the cause"
+            "a message came back again and again; if this process dies now, it may be the cause"
         );
         let mut known = self.known();
         known.under_way.push(id.clone());

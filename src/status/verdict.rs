@@ -144,9 +144,9 @@ impl Verdict {
                 several => format!("one of the messages {}", several.join(", ")),
             };
             let message = format!(
-                "a worker died while it delivered {what}, which had come back {SUSPECTED_AFTER} times or more without an \
-                 outcome; nothing is lost, it stays in the queue. See why it died (kubectl describe pod): give it more \
-                 memory, or take the message out of the queue"
+                "a worker died while it delivered {what}, which had come back {SUSPECTED_AFTER} times or more; nothing is \
+                 lost, it stays in the queue. See why it died (kubectl describe pod): give it more memory, or take the \
+                 message out of the queue"
             );
             return self.degraded(Some((POISON_SUSPECTED, &message)));
         }

@@ -1,6 +1,6 @@
 //! What of a processor's conditions one must see first, in one word: the column REASON. Pure.
 //!
-//! Where an Event tells the same, it has the same name.
+//! Where an Event tells the same, it has the same name, but for lost answers (`Degraded`).
 
 use super::verdict::POISON_SUSPECTED;
 use crate::api::condition::{

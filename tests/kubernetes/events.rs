@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::cluster::{shared, signal};
-use super::space::{Space, condition, has};
+use super::space::{Space, condition, has, is, line};
 use crate::support::{eventually, manifest, seconds};
 
 #[test]
@@ -57,7 +57,10 @@ fn a15_a_message_at_which_its_worker_dies_again_and_again_is_named_until_it_has_
     let Some(_shared) = shared() else { return };
     let space = Space::new("poison");
     space.line("");
-    space.script(&json!({"delay": "20s"}));
+    // An attempt lasts until its worker is killed.
+    space.apply(&line("").replace("path: /target}}", "path: /target}, timeout: 2m}"));
+    space.until("fwp", "out", seconds(60), |object| is(object, "Ready", "True"));
+    space.script(&json!({"delay": "60s"}));
     let id = space.post("in", "/in", "poison").header("stagepost-message-id").unwrap();
     assert_eq!(space.post("in", "/in", "behind it").status, 202);
     for death in 1..=5 {
@@ -86,7 +89,7 @@ fn a15_a_message_at_which_its_worker_dies_again_and_again_is_named_until_it_has_
     assert_eq!(space.events("PoisonSuspected", "out"), [message]);
     // The target is repaired: it has its outcome, and the one behind it comes.
     space.script(&json!({"delay": "0s"}));
-    let hits = eventually("both are delivered", seconds(90), || {
+    let hits = eventually("both are delivered", seconds(150), || {
         Some(space.hits()).filter(|hits| hits.last().is_some_and(|hit| hit.text() == "behind it"))
     });
     assert!(hits[..hits.len() - 1].iter().all(|hit| hit.text() == "poison"), "it stays first");

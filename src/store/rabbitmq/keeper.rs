@@ -38,6 +38,8 @@ pub(super) struct Keeper {
     made: watch::Sender<Option<Timestamp>>,
     /// It stood once: what is missing since was deleted, or the broker has lost it.
     stood: bool,
+    /// When the queue was found missing, until everything stands again.
+    missing: Option<Timestamp>,
     redeclare: Arc<Notify>,
     stop: CancellationToken,
 }
@@ -73,6 +75,7 @@ impl Keeper {
             up,
             made,
             stood: false,
+            missing: None,
             redeclare: redeclare.clone(),
             stop: stop.clone(),
         };
@@ -102,6 +105,8 @@ impl Lasting for Keeper {
             self.tell(&result, settling.is_some());
             let again = settling.unwrap_or_else(|| redeclare().delay(failures.max(1), fastrand::f64()));
             tokio::select! {
+                // What is to be deleted is not declared again.
+                biased;
                 () = self.stop.cancelled() => return,
                 changed = consuming.changed() => if changed.is_err() { return },
                 changed = publishing.changed() => if changed.is_err() { return },
@@ -126,14 +131,15 @@ impl Keeper {
         if !self.broker.0.keepers.is_newest(&self.store, self.number) {
             return Ok(());
         }
-        let mut missing = None;
         if let Some(queue) = &self.topology.queue
             && (queue.kind == QueueKind::Quorum || queue.management == Management::Declare)
             && matches!(topology::look(&epoch, &queue.name).await, Err(StoreError::NotFound(_)))
         {
             // The declaration does not say whether it made the queue, and a new one must settle.
             self.broker.lost(&queue.name, queue.kind);
-            missing = Some(Timestamp::now()).filter(|_| queue.management == Management::Declare);
+            if queue.management == Management::Declare {
+                self.missing.get_or_insert_with(Timestamp::now);
+            }
         }
         let gone = self.broker.bindings().make(&self.store, &self.topology);
         topology::declare(&epoch, &self.topology).await?;
@@ -143,12 +149,12 @@ impl Keeper {
         }
         if let Some(queue) = &self.topology.queue {
             self.broker.found(&queue.name, queue.kind);
-            if missing.is_some() && self.stood {
+            if self.missing.is_some() && self.stood {
                 tracing::warn!(queue = queue.name, "the queue was gone and is declared again; what was in it is lost");
             }
         }
-        if missing.is_some() {
-            self.made.send_replace(missing);
+        if let Some(missing) = self.missing.take() {
+            self.made.send_replace(Some(missing));
         }
         self.stood = true;
         Ok(())
