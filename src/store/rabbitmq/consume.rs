@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::claim::Claim;
-use super::line::{Came, Delivered};
+use super::line::{Came, Closed, Delivered};
 use super::session::{Epoch, RPC_TIMEOUT, noticed};
 use super::topology::{self, name, rpc};
 use super::wire;
@@ -53,6 +53,8 @@ pub(super) struct RabbitConsumer {
     given_back: bool,
     /// What came while the consumer was being attached.
     first: Option<Came>,
+    /// Why the broker has closed the channel.
+    closed: Option<Closed>,
     /// No other consumer may be attached, nor anybody else hold messages of the queue.
     alone: bool,
     claim: Option<Claim>,
@@ -102,6 +104,7 @@ async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<Rabbit
         acks: VecDeque::with_capacity(UNDER_WAY),
         stopped: false,
         first: None,
+        closed: None,
         alone: false,
         claim: None,
         given_back: false,
@@ -131,7 +134,7 @@ async fn only(mut consumer: RabbitConsumer) -> Result<RabbitConsumer, StoreError
             consumer.first = consumer.came.try_recv().ok();
         }
         if Instant::now() >= deadline {
-            if consumer.first.is_some() {
+            if let Some(Came::Message(_)) = consumer.first {
                 return Ok(consumer);
             }
             let queue = consumer.queue.clone();
@@ -155,21 +158,32 @@ fn lost() -> StoreError {
 }
 
 impl RabbitConsumer {
-    fn acknowledge(&mut self, tag: u64, multiple: bool) {
-        self.epoch.line.ack(self.channel.id(), tag, multiple);
+    fn acknowledge(&mut self, tag: u64, multiple: bool) -> Result<(), StoreError> {
+        if !self.epoch.line.ack(self.channel.id(), tag, multiple) {
+            return Err(StoreError::Stale);
+        }
         if self.acks.len() == UNDER_WAY {
             self.acks.pop_front();
         }
         self.acks.push_back(Instant::now());
+        Ok(())
     }
 
-    /// Waits, if some of our acknowledgements may not be on their way to the queue yet.
-    async fn acknowledged(&self) {
-        if let (UNDER_WAY, Some(first), Some(last)) = (self.acks.len(), self.acks.front(), self.acks.back())
-            && first.elapsed() < ANSWERED_WITHIN
-        {
-            tokio::time::sleep_until(*last + ANSWERED_WITHIN).await;
+    /// Until when some of our acknowledgements may not be on their way to the queue.
+    fn acknowledging(&self) -> Option<Instant> {
+        let (first, last) = (self.acks.front()?, self.acks.back()?);
+        (self.acks.len() == UNDER_WAY && first.elapsed() < ANSWERED_WITHIN).then(|| *last + ANSWERED_WITHIN)
+    }
+
+    /// Whether the broker has closed the channel. Then the client library must not close it, too: each would take the
+    /// other's for an answer.
+    fn is_closed(&mut self) -> bool {
+        while let (None, Ok(came)) = (&self.closed, self.came.try_recv()) {
+            if let Came::Closed(closed) = came {
+                self.closed = Some(closed);
+            }
         }
+        self.closed.is_some()
     }
 }
 
@@ -185,9 +199,22 @@ impl Consumer for RabbitConsumer {
                 return Err(lost());
             }
             let came = match self.first.take() {
+                _ if self.closed.is_some() => None,
                 Some(first) => Some(first),
                 None => self.came.recv().await,
             };
+            // Kept: whoever asks may give up while it is waited for what follows from it.
+            let came = match came {
+                Some(Came::Closed(closed)) => {
+                    self.closed = Some(closed);
+                    None
+                }
+                came => came,
+            };
+            if let Some(closed) = &self.closed {
+                noticed(&self.channel).await;
+                return Err(StoreError::NotConnected(closed.text.clone()));
+            }
             let delivered = match came {
                 Some(Came::Message(delivered)) => *delivered,
                 Some(Came::Cancelled) => {
@@ -195,11 +222,7 @@ impl Consumer for RabbitConsumer {
                         "the broker cancelled the consumer: the queue is gone".to_owned(),
                     ));
                 }
-                Some(Came::Closed(closed)) => {
-                    noticed(&self.channel).await;
-                    return Err(StoreError::NotConnected(closed.text));
-                }
-                None => return Err(lost()),
+                Some(Came::Closed(_)) | None => return Err(lost()),
             };
             let Delivered { tag, redelivered, exchange, routing_key, properties, body } = delivered;
             self.unsettled.insert(tag);
@@ -227,12 +250,9 @@ impl Consumer for RabbitConsumer {
         // the broker takes a tag that was acknowledged before for a protocol error.
         let prefix = self.unsettled.first().map_or(self.highest, |first| first - 1);
         if let Some(Tag(last)) = tags.iter().filter(|Tag(tag)| *tag <= prefix).max() {
-            self.acknowledge(*last, true);
+            self.acknowledge(*last, true)?;
         }
-        for Tag(tag) in tags.iter().filter(|Tag(tag)| *tag > prefix) {
-            self.acknowledge(*tag, false);
-        }
-        Ok(())
+        tags.iter().filter(|Tag(tag)| *tag > prefix).try_for_each(|Tag(tag)| self.acknowledge(*tag, false))
     }
 
     fn stop_taking(&mut self) {
@@ -246,9 +266,16 @@ impl Consumer for RabbitConsumer {
     fn give_back(mut self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             self.given_back = true;
-            self.acknowledged().await;
-            // Behind all acknowledgements: the line writes them first.
-            let closed = rpc(&self.epoch, self.channel.close(200, "given back".into())).await;
+            if let Some(until) = self.acknowledging() {
+                tokio::time::sleep_until(until).await;
+            }
+            let closed = if self.is_closed() {
+                noticed(&self.channel).await;
+                Err(lost())
+            } else {
+                // Behind all acknowledgements: the line writes them first.
+                rpc(&self.epoch, self.channel.close(200, "given back".into())).await
+            };
             let left = match closed {
                 Ok(()) if self.alone => await_no_consumer(&self.epoch, &self.queue).await,
                 closed => closed,
@@ -272,9 +299,17 @@ impl Drop for RabbitConsumer {
             return;
         }
         let (channel, claim) = (self.channel.clone(), self.claim.take());
+        let (acknowledging, is_closed) = (self.acknowledging(), self.is_closed());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let _ = timeout(RPC_TIMEOUT, channel.close(200, "dropped".into())).await;
+                if let Some(until) = acknowledging {
+                    tokio::time::sleep_until(until).await;
+                }
+                if is_closed {
+                    noticed(&channel).await;
+                } else {
+                    let _ = timeout(RPC_TIMEOUT, channel.close(200, "dropped".into())).await;
+                }
                 // After the messages are back.
                 drop(claim);
             });

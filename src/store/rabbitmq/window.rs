@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use lapin::Channel;
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::line::{Closed, Publication, Said};
+use super::line::{Closed, Publication, Said, Unsent};
 use super::publish::{Request, is_again};
 use super::session::{Epoch, State, noticed};
 use super::suspects::Suspects;
-use super::wire::{self, Form, WireError};
+use super::wire::{self, Form};
 use crate::core::message::{Message, MessageId};
 use crate::store::PublishError;
 
@@ -228,13 +228,8 @@ impl<'a> Window<'a> {
             let _ = done.send(Err(PublishError::NotConnected("not sent in time".to_owned())));
             return;
         }
-        let sent = self.properties(&message).map_err(|error| error.to_string()).and_then(|properties| {
-            let (exchange, routing_key, body) = (&exchange, &routing_key, &message.body);
-            let publication = Publication { exchange, routing_key, properties: &properties, body };
-            self.epoch.line.publish(self.channel.id(), publication).map_err(|error| error.to_string())
-        });
-        if let Err(impossible) = sent {
-            let _ = done.send(Err(PublishError::Invalid(impossible)));
+        if let Err(error) = self.publish(&message, &exchange, &routing_key) {
+            let _ = done.send(Err(error));
             return;
         }
         if self.waiters.is_empty() {
@@ -248,16 +243,32 @@ impl<'a> Window<'a> {
         self.waiters.insert(self.last, waiter);
     }
 
-    fn properties(&self, message: &Message) -> Result<BasicProperties, WireError> {
+    fn publish(
+        &self,
+        message: &Message,
+        exchange: &ShortString,
+        routing_key: &ShortString,
+    ) -> Result<(), PublishError> {
         let now = Timestamp::now();
+        let publish = |form: Form| {
+            let invalid = |error: &dyn std::fmt::Display| PublishError::Invalid(error.to_string());
+            let properties = &wire::properties(message, now, form).map_err(|error| invalid(&error))?;
+            let publication = Publication { exchange, routing_key, properties, body: &message.body };
+            self.epoch.line.publish(self.channel.id(), publication).map_err(|unsent| match unsent {
+                Unsent::TooLarge { .. } => invalid(&unsent),
+                Unsent::Ended => PublishError::NotConnected(unsent.to_string()),
+            })
+        };
         let bare = || {
             tracing::warn!(message_id = %message.id, "published with its body and id only: the broker takes no more of it");
-            wire::properties(message, now, Form::Bare)
+            publish(Form::Bare)
         };
-        match wire::properties(message, now, Form::Full) {
-            _ if is_again(message) && self.suspects.is_refused(&message.id) => bare(),
-            Err(_) if is_again(message) => bare(),
-            properties => properties,
+        if is_again(message) && self.suspects.is_refused(&message.id) {
+            return bare();
+        }
+        match publish(Form::Full) {
+            Err(PublishError::Invalid(_)) if is_again(message) => bare(),
+            published => published,
         }
     }
 

@@ -132,13 +132,6 @@ impl Lanes {
         came
     }
 
-    /// One more publish goes out.
-    pub(super) fn publishes(&self, channel: u16) {
-        if let Some(Lane::Publishing(lane)) = self.lock().lanes.get_mut(&channel) {
-            lane.published += 1;
-        }
-    }
-
     /// From now on nobody is told anything.
     pub(super) fn end(&self) {
         let mut table = self.lock();
@@ -161,6 +154,14 @@ impl Table {
     /// Whether a channel's content frames may be ours.
     pub(super) fn has(&self, channel: u16) -> bool {
         self.lanes.contains_key(&channel)
+    }
+
+    /// How many were published on a channel; to be counted on with each one that goes out.
+    pub(super) fn published(&mut self, channel: u16) -> Option<&mut u64> {
+        match self.lanes.get_mut(&channel) {
+            Some(Lane::Publishing(lane)) => Some(&mut lane.published),
+            _ => None,
+        }
     }
 
     pub(super) fn method(&mut self, channel: u16, method: &Method<'_>) -> io::Result<Whose> {

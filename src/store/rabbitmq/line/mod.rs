@@ -33,7 +33,7 @@ use self::incoming::{Frames, HEARTBEAT};
 use self::lanes::Lanes;
 pub(super) use self::lanes::{Came, Closed, Delivered, Said};
 use self::outgoing::{Outgoing, Piece};
-pub(super) use self::outgoing::{Publication, TooLarge};
+pub(super) use self::outgoing::{Publication, Unsent};
 pub(super) use self::pipe::{Pipe, runtime};
 
 /// Bytes that the pipe to the client library holds.
@@ -69,23 +69,7 @@ impl Line {
             failure: Mutex::default(),
         });
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let driver = Driver {
-            socket,
-            pipe: ours,
-            line: line.clone(),
-            frames: Frames::new(),
-            theirs: Vec::new(),
-            passed: 0,
-            reminded: Instant::now(),
-            said: pipe::Said::default(),
-            writing: VecDeque::new(),
-            written: 0,
-            unflushed: false,
-            ended: false,
-            left: false,
-            end: Box::pin(end.cancelled_owned()),
-        };
-        tokio::spawn(driver);
+        tokio::spawn(Driver::new(socket, ours, line.clone(), end));
         let pipe = pipe::stream(theirs, line.clone());
         (line, pipe)
     }
@@ -100,19 +84,35 @@ impl Line {
         self.lanes.consuming(channel)
     }
 
+    // On a channel that has ended nothing may be written: the broker would give the whole connection up. Whoever writes
+    // looks for the lane and holds it, and the driver ends it before the client library can answer the channel's end.
+
     /// Publishes, mandatory. Waits for nothing: what can't be written now is written later.
-    pub(super) fn publish(&self, channel: u16, publication: Publication<'_>) -> Result<(), TooLarge> {
-        self.outgoing.publish(channel, publication, || self.lanes.publishes(channel))
+    pub(super) fn publish(&self, channel: u16, publication: Publication<'_>) -> Result<(), Unsent> {
+        let properties = self.outgoing.encode(publication.properties)?;
+        let mut table = self.lanes.lock();
+        // Confirms are read with the same lock: none can come before it is counted.
+        *table.published(channel).ok_or(Unsent::Ended)? += 1;
+        self.outgoing.publish(channel, publication, &properties);
+        Ok(())
     }
 
-    /// Acknowledges a delivery; with `multiple` also all before it.
-    pub(super) fn ack(&self, channel: u16, tag: u64, multiple: bool) {
-        self.outgoing.ack(channel, tag, multiple);
+    /// Acknowledges a delivery; with `multiple` also all before it. `false`: the channel has ended.
+    pub(super) fn ack(&self, channel: u16, tag: u64, multiple: bool) -> bool {
+        let table = self.lanes.lock();
+        let is_there = table.has(channel);
+        if is_there {
+            self.outgoing.ack(channel, tag, multiple);
+        }
+        is_there
     }
 
     /// Nothing is delivered to this consumer any more for what is acknowledged after this.
     pub(super) fn cancel(&self, channel: u16, consumer: &ShortString) {
-        self.outgoing.cancel(channel, consumer);
+        let table = self.lanes.lock();
+        if table.has(channel) {
+            self.outgoing.cancel(channel, consumer);
+        }
     }
 
     /// Nobody is told anything any more of what the broker says.
@@ -195,11 +195,38 @@ impl<S> Drop for Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    fn new(socket: S, pipe: DuplexStream, line: Arc<Line>, end: CancellationToken) -> Self {
+        Self {
+            socket,
+            pipe,
+            line,
+            frames: Frames::new(),
+            theirs: Vec::new(),
+            passed: 0,
+            reminded: Instant::now(),
+            said: pipe::Said::default(),
+            writing: VecDeque::new(),
+            written: 0,
+            unflushed: false,
+            ended: false,
+            left: false,
+            end: Box::pin(end.cancelled_owned()),
+        }
+    }
+
     /// Moves everything on as far as it goes. `true`: this was the end.
     fn advance(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         loop {
             let mut moved = self.listen(cx)?;
-            moved |= self.write(cx)?;
+            moved |= match self.write(cx) {
+                Ok(moved) => moved,
+                Err(error) => {
+                    // What the broker said before may lie there, and why it closed the connection.
+                    while !self.ended && self.read(cx)? {}
+                    self.pass(cx);
+                    return Err(error);
+                }
+            };
             moved |= self.read(cx)?;
             moved |= self.pass(cx);
             if self.ended && self.theirs.is_empty() || self.left && self.writing.is_empty() && !self.unflushed {
@@ -284,7 +311,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Ready(Ok(count)) => self.passed += count,
                 // It does not listen any more, and may still have said something.
                 Poll::Ready(Err(_)) => self.passed = self.theirs.len(),
-                Poll::Pending => return moved,
+                Poll::Pending => {
+                    if self.passed >= PIPE {
+                        self.theirs.drain(..self.passed);
+                        self.passed = 0;
+                    }
+                    return moved;
+                }
             }
             moved = true;
         }

@@ -46,12 +46,15 @@ pub(super) enum Piece {
     Body(Bytes),
 }
 
-/// The properties do not fit into a frame.
+/// Why nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its headers have {size} bytes, and the broker takes at most {most} in a frame")]
-pub(in crate::store::rabbitmq) struct TooLarge {
-    size: usize,
-    most: usize,
+pub(in crate::store::rabbitmq) enum Unsent {
+    /// The properties do not fit into a frame.
+    #[error("its headers have {size} bytes, and the broker takes at most {most} in a frame")]
+    TooLarge { size: usize, most: usize },
+    /// The channel has ended.
+    #[error("not sent: the channel has ended")]
+    Ended,
 }
 
 /// A message to be published.
@@ -62,6 +65,10 @@ pub(in crate::store::rabbitmq) struct Publication<'a> {
     pub(in crate::store::rabbitmq) properties: &'a BasicProperties,
     pub(in crate::store::rabbitmq) body: &'a Bytes,
 }
+
+/// Properties as they are written; they fit into a frame.
+#[derive(Debug)]
+pub(super) struct Encoded(Vec<u8>);
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
@@ -83,22 +90,24 @@ impl Outgoing {
         self.max_frame.store(max_frame, Ordering::Relaxed);
     }
 
-    /// Publishes, mandatory. `before` runs when it is certain that it will be written, and before it can be.
-    pub(super) fn publish(
-        &self,
-        channel: u16,
-        publication: Publication<'_>,
-        before: impl FnOnce(),
-    ) -> Result<(), TooLarge> {
-        let Publication { exchange, routing_key, properties, body } = publication;
-        let properties = encoded(properties);
-        let most = self.max_frame.load(Ordering::Relaxed).saturating_sub(FRAME_OVERHEAD);
+    fn most(&self) -> usize {
+        self.max_frame.load(Ordering::Relaxed).saturating_sub(FRAME_OVERHEAD)
+    }
+
+    /// What [`Self::publish`] wants.
+    pub(super) fn encode(&self, properties: &BasicProperties) -> Result<Encoded, Unsent> {
+        // Writing to memory does not fail.
+        let written = gen_properties(properties)(Vec::with_capacity(512).into());
+        let properties = written.map(|written| written.into_inner().0).unwrap_or_default();
         // Class, weight, size of the body.
-        let size = properties.len() + 12;
-        if size > most {
-            return Err(TooLarge { size, most });
-        }
-        before();
+        let (size, most) = (properties.len() + 12, self.most());
+        if size > most { Err(Unsent::TooLarge { size, most }) } else { Ok(Encoded(properties)) }
+    }
+
+    /// Publishes, mandatory.
+    pub(super) fn publish(&self, channel: u16, publication: Publication<'_>, properties: &Encoded) {
+        let Publication { exchange, routing_key, body, .. } = publication;
+        let most = self.most();
         let mut queue = self.lock();
         frame(&mut queue.made, METHOD, channel, |made| {
             made.extend([0, 60, 0, 40, 0, 0]);
@@ -109,7 +118,7 @@ impl Outgoing {
         frame(&mut queue.made, HEADER, channel, |made| {
             made.extend([0, 60, 0, 0]);
             made.extend((body.len() as u64).to_be_bytes());
-            made.extend_from_slice(&properties);
+            made.extend_from_slice(&properties.0);
         });
         for from in (0..body.len()).step_by(most.max(1)) {
             let part = from..body.len().min(from + most);
@@ -124,7 +133,6 @@ impl Outgoing {
         queue.cut();
         drop(queue);
         self.writer.wake();
-        Ok(())
     }
 
     /// `multiple`: of all deliveries up to this one.
@@ -199,10 +207,4 @@ fn short(made: &mut Vec<u8>, text: &ShortString) {
     // A short string has at most 255 bytes.
     made.push(u8::try_from(text.as_str().len()).unwrap_or(u8::MAX));
     made.extend_from_slice(text.as_str().as_bytes());
-}
-
-fn encoded(properties: &BasicProperties) -> Vec<u8> {
-    // Writing to memory does not fail.
-    let written = gen_properties(properties)(Vec::with_capacity(512).into());
-    written.map(|written| written.into_inner().0).unwrap_or_default()
 }

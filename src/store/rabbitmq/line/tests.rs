@@ -176,7 +176,7 @@ fn what_breaks_the_protocol_is_an_error_at_once() {
 fn who_publishes_is_told_of_returns_and_confirms_in_their_order_and_the_client_library_is_not() {
     let lanes = Lanes::default();
     let mut said = lanes.publishing(1);
-    lanes.publishes(1);
+    *lanes.lock().published(1).unwrap() += 1;
     let back = [&[0, 60, 0, 50, 1, 56][..], &short(b"NO_ROUTE"), &short(b""), &short(b"key")].concat();
     let close = [&[0, 20, 0, 40, 1, 0x96][..], &short(b"PRECONDITION_FAILED"), &[0; 4]].concat();
     let bytes = [
@@ -204,8 +204,7 @@ fn only_what_was_published_can_be_confirmed() {
     for (method, tag, fine) in [(80, 1, true), (80, 2, true), (80, 0, false), (80, 3, false), (120, u64::MAX, false)] {
         let lanes = Lanes::default();
         let _said = lanes.publishing(1);
-        lanes.publishes(1);
-        lanes.publishes(1);
+        *lanes.lock().published(1).unwrap() += 2;
         assert_eq!(through(&lanes, &confirm(method, tag, 1), 100).is_ok(), fine, "{method} {tag}");
         assert_eq!(passed(&confirm(method, tag, 1), 100).unwrap(), confirm(method, tag, 1), "not a publishing channel");
     }
@@ -281,7 +280,7 @@ fn what_we_write_is_what_the_client_library_would_have_written() {
             properties: &properties,
             body: &body,
         };
-        outgoing.publish(1, publication, || ()).unwrap();
+        outgoing.publish(1, publication, &outgoing.encode(&properties).unwrap());
         let mut pieces = VecDeque::new();
         outgoing.take(&mut pieces);
         let written: Vec<u8> = pieces.iter().flat_map(|piece| piece.as_ref().to_vec()).collect();
@@ -309,17 +308,59 @@ fn headers_beyond_a_frame_are_not_written() {
     let outgoing = Outgoing::new(4096);
     let mut table = FieldTable::default();
     table.insert("http-x".into(), AMQPValue::LongString("y".repeat(4096).into()));
-    let publication = Publication {
-        exchange: &"".into(),
-        routing_key: &"q".into(),
-        properties: &BasicProperties::default().with_headers(table),
-        body: &bytes::Bytes::new(),
-    };
-    let error = outgoing.publish(1, publication, || panic!("it is not published")).unwrap_err();
+    let error = outgoing.encode(&BasicProperties::default().with_headers(table)).unwrap_err();
     assert!(error.to_string().contains("the broker takes at most 4088 in a frame"), "{error}");
-    let mut pieces = VecDeque::new();
-    outgoing.take(&mut pieces);
-    assert!(pieces.is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_written_on_a_channel_that_has_ended() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (line, mut pipe, mut broker) = line();
+    let (mut said, mut came) = (line.publishing(1), line.consuming(2));
+    let publication = || Publication {
+        exchange: Box::leak(Box::new("".into())),
+        routing_key: Box::leak(Box::new("q".into())),
+        properties: Box::leak(Box::default()),
+        body: Box::leak(Box::default()),
+    };
+    assert!(line.ack(2, 1, false) && line.publish(1, publication()).is_ok());
+    let close = |channel| frame(METHOD, channel, &[&[0, 20, 0, 40, 1, 0x96][..], &short(b"over"), &[0; 4]].concat());
+    broker.write_all(&[close(1), close(2)].concat()).await.unwrap();
+    assert!(matches!(said.recv().await, Some(Said::Closed(_))) && matches!(came.recv().await, Some(Came::Closed(_))));
+    assert_eq!(line.publish(1, publication()), Err(Unsent::Ended));
+    assert!(!line.ack(2, 2, false));
+    line.cancel(2, &"tag".into());
+    // What the client library answers comes right behind what was written before.
+    let close_ok = frame(METHOD, 1, &[0, 20, 0, 41]);
+    futures_util::AsyncWriteExt::write_all(&mut pipe, &close_ok).await.unwrap();
+    let mut written = vec![0; 21 + 18 + 22 + 12];
+    broker.read_exact(&mut written).await.unwrap();
+    assert!(written.ends_with(&close_ok), "{written:?}");
+}
+
+/// A client library that is always a little behind.
+#[tokio::test]
+async fn what_the_client_library_has_read_is_not_kept() {
+    use tokio::io::AsyncWriteExt as _;
+    let (socket, mut broker) = tokio::io::duplex(1 << 20);
+    let (ours, mut theirs) = tokio::io::duplex(PIPE);
+    let (line, _pipe) = Line::start(tokio::io::duplex(1).0, 4096, CancellationToken::new());
+    let mut driver = Driver::new(socket, ours, line, CancellationToken::new());
+    let body = frame(BODY, 9, &[0; 4000]);
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let mut read = vec![0; 60 << 10];
+    let behind = async {
+        for _ in 0..200 {
+            for _ in 0..16 {
+                broker.write_all(&body).await.unwrap();
+            }
+            let _ = Pin::new(&mut driver).poll(&mut context);
+            tokio::io::AsyncReadExt::read_exact(&mut theirs, &mut read).await.unwrap();
+        }
+    };
+    // Only what is done here moves the driver on.
+    tokio::task::unconstrained(behind).await;
+    assert!(driver.theirs.len() <= 2 * BACKLOG, "{}", driver.theirs.len());
 }
 
 #[test]
@@ -350,6 +391,7 @@ fn line() -> (Arc<Line>, Pipe, tokio::io::DuplexStream) {
 async fn what_was_said_before_the_client_library_wrote_goes_out_before_it() {
     use tokio::io::AsyncReadExt as _;
     let (line, mut pipe, mut broker) = line();
+    let _came = line.consuming(1);
     for round in 1..200_u64 {
         line.ack(1, round, false);
         let close = frame(METHOD, 1, &[0, 20, 0, 40, 0, 0, 0, 0, 0, 0, 0]);
