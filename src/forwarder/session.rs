@@ -192,7 +192,7 @@ impl<'a> Session<'a> {
                 // The store bounds what it hands out. Asked also when nothing more may come: so a consumer that is
                 // gone is seen at once, not at the next acknowledgement.
                 taken = next_of(&mut self.consumer), if self.ending.is_none() => match taken {
-                    Ok(delivery) => self.take_with(delivery),
+                    Ok(delivery) => self.took(delivery),
                     Err(error) => self.lost(error),
                 },
             }
@@ -204,17 +204,6 @@ impl<'a> Session<'a> {
         self.done(first);
         while let Some(Some(done)) = self.work.next().now_or_never() {
             self.done(done);
-        }
-    }
-
-    /// Takes a delivery, and all that have come with it.
-    fn take_with(&mut self, first: Delivery) {
-        self.took(first);
-        while let Some(taken) = next_of(&mut self.consumer).now_or_never() {
-            match taken {
-                Ok(delivery) => self.took(delivery),
-                Err(error) => return self.lost(error),
-            }
         }
     }
 

@@ -40,7 +40,9 @@ impl Reader {
     fn start(example: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example);
         let readme = std::fs::read_to_string(folder.join("README.md")).unwrap();
-        let mut commands = VecDeque::from(shell_lines(&readme));
+        // What begins with kubectl is for a cluster, to the end.
+        let local = shell_lines(&readme).into_iter().take_while(|line| !line.starts_with("kubectl "));
+        let mut commands: VecDeque<String> = local.collect();
         let first = commands.pop_front().unwrap_or_default();
         assert!(first.starts_with(&format!("stagepost run examples/{example} --sink 127.0.0.1:")), "{first}");
         let run = Setup::folder(&folder).arg("--sink").arg("127.0.0.1:0").start();
