@@ -31,9 +31,9 @@ fn m1_a_payment_is_transformed_stored_settled_and_its_answer_kept() {
     let hit = settlement.await_hits(1, seconds(5)).remove(0);
     assert_eq!((hit.method.as_str(), hit.path.as_str()), ("POST", "/healthcare/payments"));
     assert_eq!(hit.text(), ORDER);
-    desk.await_depth("settled-payments", 1, seconds(2));
-    desk.await_depth("payment-requests", 0, seconds(2));
-    desk.await_log(&["settle-payment", "9ae4f8ed"], seconds(2));
+    desk.await_depth("settled-payments", 1, seconds(10));
+    desk.await_depth("payment-requests", 0, seconds(10));
+    desk.await_log(&["settle-payment", "9ae4f8ed"], seconds(10));
     settlement.stays_at(1, millis(500));
 
     // The answer is a message of its own, with its request's correlation.
