@@ -164,7 +164,10 @@ mod tests {
         assert_eq!(reasons(&well, &suspected("a")), ["PoisonSuspected"]);
         assert_eq!(reasons(&suspected("a"), &suspected("a")), Vec::<&str>::new());
         assert_eq!(reasons(&suspected("a"), &suspected("b")), ["PoisonSuspected"]);
+        assert_eq!(reasons(&suspected("a, b"), &suspected("b")), Vec::<&str>::new());
+        assert_eq!(reasons(&suspected("b"), &suspected("a, b")), ["PoisonSuspected"]);
         assert_eq!(reasons(&suspected("a"), &well), Vec::<&str>::new());
+        assert_eq!(reasons(&suspected("a"), &[is(DEGRADED, "True")]), ["Degraded"]);
         assert_eq!(reasons(&well, &[is(DEGRADED, "True")]), ["Degraded"]);
     }
 

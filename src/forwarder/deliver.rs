@@ -62,7 +62,8 @@ impl Session<'_> {
             self.leave(delivery, Leaving::Expired);
             return Start::Now { probe: false };
         }
-        if let Some(held) = self.held.get_mut(&delivery) {
+        // The transform, which runs once, may be what kills; and so may the attempt, see below.
+        if let Some(held) = self.held.get_mut(&delivery).filter(|held| held.content.is_none()) {
             held.note_if_suspected(&self.processor.shared.suspects);
         }
         let content = match self.prepare(delivery) {
@@ -98,6 +99,7 @@ impl Session<'_> {
         // Asked last: from here on it is an attempt.
         let start = self.state.pacing.ask(delivery, now);
         if let Start::Now { probe } = start {
+            held.note_if_suspected(&processor.shared.suspects);
             held.history.began(processor.clock.wall());
             if std::mem::take(&mut held.suspect) {
                 processor.shared.metrics.redelivered.inc();

@@ -158,6 +158,25 @@ fn lost() -> StoreError {
 }
 
 impl RabbitConsumer {
+    async fn came_next(&mut self) -> Option<Came> {
+        match self.first.take() {
+            Some(first) => Some(first),
+            None => self.came.recv().await,
+        }
+    }
+
+    fn hand_out(&mut self, delivered: Delivered) -> Delivery {
+        let Delivered { tag, redelivered, exchange, routing_key, properties, body } = delivered;
+        self.unsettled.insert(tag);
+        self.highest = self.highest.max(tag);
+        // What a stranger published without an id gets one for as long as we hold it.
+        let unnamed = || MessageId::new(uuid::Uuid::now_v7().to_string());
+        let source = wire::source(&properties, &exchange, &routing_key);
+        let returned = wire::returned(&properties);
+        let message = Arc::new(wire::message(&properties, body, unnamed));
+        Delivery { tag: Tag(tag), message, redelivered, returned, source }
+    }
+
     fn acknowledge(&mut self, tag: u64, multiple: bool) -> Result<(), StoreError> {
         if !self.epoch.line.ack(self.channel.id(), tag, multiple) {
             return Err(StoreError::Stale);
@@ -198,41 +217,24 @@ impl Consumer for RabbitConsumer {
             if self.epoch.is_over() {
                 return Err(lost());
             }
-            let came = match self.first.take() {
-                _ if self.closed.is_some() => None,
-                Some(first) => Some(first),
-                None => self.came.recv().await,
+            let closed = match self.closed.take() {
+                Some(closed) => closed,
+                None => match self.came_next().await {
+                    Some(Came::Message(delivered)) => return Ok(self.hand_out(*delivered)),
+                    Some(Came::Cancelled) => {
+                        return Err(StoreError::NotFound(
+                            "the broker cancelled the consumer: the queue is gone".to_owned(),
+                        ));
+                    }
+                    Some(Came::Closed(closed)) => closed,
+                    None => return Err(lost()),
+                },
             };
+            let error = StoreError::NotConnected(closed.text.clone());
             // Kept: whoever asks may give up while it is waited for what follows from it.
-            let came = match came {
-                Some(Came::Closed(closed)) => {
-                    self.closed = Some(closed);
-                    None
-                }
-                came => came,
-            };
-            if let Some(closed) = &self.closed {
-                noticed(&self.channel).await;
-                return Err(StoreError::NotConnected(closed.text.clone()));
-            }
-            let delivered = match came {
-                Some(Came::Message(delivered)) => *delivered,
-                Some(Came::Cancelled) => {
-                    return Err(StoreError::NotFound(
-                        "the broker cancelled the consumer: the queue is gone".to_owned(),
-                    ));
-                }
-                Some(Came::Closed(_)) | None => return Err(lost()),
-            };
-            let Delivered { tag, redelivered, exchange, routing_key, properties, body } = delivered;
-            self.unsettled.insert(tag);
-            self.highest = self.highest.max(tag);
-            // What a stranger published without an id gets one for as long as we hold it.
-            let unnamed = || MessageId::new(uuid::Uuid::now_v7().to_string());
-            let source = wire::source(&properties, &exchange, &routing_key);
-            let returned = wire::returned(&properties);
-            let message = Arc::new(wire::message(&properties, body, unnamed));
-            Ok(Delivery { tag: Tag(tag), message, redelivered, returned, source })
+            self.closed = Some(closed);
+            noticed(&self.channel).await;
+            Err(error)
         })
     }
 

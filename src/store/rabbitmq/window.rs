@@ -45,8 +45,6 @@ pub(super) struct Window<'a> {
     said: mpsc::UnboundedReceiver<Said>,
     /// By their tags.
     waiters: BTreeMap<u64, Waiter>,
-    /// The tag of the last publish.
-    last: u64,
     /// Of the bodies under way.
     bytes: usize,
     suspects: &'a mut Suspects,
@@ -125,7 +123,6 @@ impl<'a> Window<'a> {
             channel,
             epoch,
             waiters: BTreeMap::new(),
-            last: 0,
             bytes: 0,
             suspects,
             progress: Instant::now(),
@@ -228,27 +225,30 @@ impl<'a> Window<'a> {
             let _ = done.send(Err(PublishError::NotConnected("not sent in time".to_owned())));
             return;
         }
-        if let Err(error) = self.publish(&message, &exchange, &routing_key) {
-            let _ = done.send(Err(error));
-            return;
-        }
+        let tag = match self.publish(&message, &exchange, &routing_key) {
+            Ok(tag) => tag,
+            Err(error) => {
+                let _ = done.send(Err(error));
+                return;
+            }
+        };
         if self.waiters.is_empty() {
             self.progress = Instant::now();
         }
-        self.last += 1;
         let (id, bytes) = (message.id.clone(), message.body.len());
         self.bytes += bytes;
         let by_exchange = !exchange.as_str().is_empty();
         let waiter = Waiter { id, routing_key, by_exchange, bytes, returned: false, done: Some(done) };
-        self.waiters.insert(self.last, waiter);
+        self.waiters.insert(tag, waiter);
     }
 
+    /// Returns its tag.
     fn publish(
         &self,
         message: &Message,
         exchange: &ShortString,
         routing_key: &ShortString,
-    ) -> Result<(), PublishError> {
+    ) -> Result<u64, PublishError> {
         let now = Timestamp::now();
         let publish = |form: Form| {
             let invalid = |error: &dyn std::fmt::Display| PublishError::Invalid(error.to_string());

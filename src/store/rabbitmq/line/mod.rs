@@ -87,14 +87,16 @@ impl Line {
     // On a channel that has ended nothing may be written: the broker would give the whole connection up. Whoever writes
     // looks for the lane and holds it, and the driver ends it before the client library can answer the channel's end.
 
-    /// Publishes, mandatory. Waits for nothing: what can't be written now is written later.
-    pub(super) fn publish(&self, channel: u16, publication: Publication<'_>) -> Result<(), Unsent> {
+    /// Publishes, mandatory; returns the tag of its confirm. Waits for nothing: what can't be written now is written
+    /// later.
+    pub(super) fn publish(&self, channel: u16, publication: Publication<'_>) -> Result<u64, Unsent> {
         let properties = self.outgoing.encode(publication.properties)?;
         let mut table = self.lanes.lock();
         // Confirms are read with the same lock: none can come before it is counted.
-        *table.published(channel).ok_or(Unsent::Ended)? += 1;
+        let published = table.published(channel).ok_or(Unsent::Ended)?;
+        *published += 1;
         self.outgoing.publish(channel, publication, &properties);
-        Ok(())
+        Ok(*published)
     }
 
     /// Acknowledges a delivery; with `multiple` also all before it. `false`: the channel has ended.
@@ -153,7 +155,7 @@ struct Driver<S> {
     /// When it was given something last.
     reminded: Instant,
     /// What the client library has said.
-    said: pipe::Said,
+    spoken: pipe::Spoken,
     writing: VecDeque<Piece>,
     /// So much of the first piece is written.
     written: usize,
@@ -204,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             theirs: Vec::new(),
             passed: 0,
             reminded: Instant::now(),
-            said: pipe::Said::default(),
+            spoken: pipe::Spoken::default(),
             writing: VecDeque::new(),
             written: 0,
             unflushed: false,
@@ -241,17 +243,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Takes what the client library says, and what we have said before it.
     fn listen(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut moved = false;
-        if !self.left && self.said.has_room() {
-            let mut room = ReadBuf::new(self.said.room());
+        if !self.left && self.spoken.has_room() {
+            let mut room = ReadBuf::new(self.spoken.room());
             if Pin::new(&mut self.pipe).poll_read(cx, &mut room)?.is_ready() {
                 let count = room.filled().len();
                 self.left = count == 0;
-                self.said.came(count);
+                self.spoken.came(count);
                 moved = true;
             }
         }
         self.line.outgoing.take(&mut self.writing);
-        let frames = self.said.take_frames(|max_frame| self.line.outgoing.agreed(max_frame));
+        let frames = self.spoken.take_frames(|max_frame| self.line.outgoing.agreed(max_frame));
         if !frames.is_empty() {
             self.writing.push_back(Piece::Made(frames));
         }

@@ -117,12 +117,12 @@ const GREETING: [u8; 8] = *b"AMQP\0\0\x09\x01";
 
 /// What the client library said and was not taken yet.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct Spoken {
     buffer: Vec<u8>,
     end: usize,
 }
 
-impl Said {
+impl Spoken {
     pub(super) fn has_room(&self) -> bool {
         self.end < MOST
     }

@@ -323,7 +323,7 @@ async fn nothing_is_written_on_a_channel_that_has_ended() {
         properties: Box::leak(Box::default()),
         body: Box::leak(Box::default()),
     };
-    assert!(line.ack(2, 1, false) && line.publish(1, publication()).is_ok());
+    assert!(line.ack(2, 1, false) && line.publish(1, publication()) == Ok(1));
     let close = |channel| frame(METHOD, channel, &[&[0, 20, 0, 40, 1, 0x96][..], &short(b"over"), &[0; 4]].concat());
     broker.write_all(&[close(1), close(2)].concat()).await.unwrap();
     assert!(matches!(said.recv().await, Some(Said::Closed(_))) && matches!(came.recv().await, Some(Came::Closed(_))));
@@ -367,12 +367,12 @@ async fn what_the_client_library_has_read_is_not_kept() {
 fn what_the_client_library_says_is_taken_frame_by_frame() {
     let tune_ok = frame(METHOD, 0, &[0, 10, 0, 31, 0, 0, 0, 1, 0x10, 0, 0, 10]);
     let bytes = [b"AMQP\0\0\x09\x01".to_vec(), tune_ok, frame(BODY, 1, b"AMQP")].concat();
-    let mut said = pipe::Said::default();
+    let mut spoken = pipe::Spoken::default();
     let (mut taken, agreed) = (Vec::new(), std::cell::Cell::new(0));
     for (number, byte) in bytes.iter().enumerate() {
-        said.room()[0] = *byte;
-        said.came(1);
-        let frames = said.take_frames(|max_frame| agreed.set(max_frame));
+        spoken.room()[0] = *byte;
+        spoken.came(1);
+        let frames = spoken.take_frames(|max_frame| agreed.set(max_frame));
         taken.extend(frames);
         let ends = [8, 8 + 20, bytes.len()];
         assert_eq!(taken.len(), ends.into_iter().filter(|end| *end <= number + 1).max().unwrap_or(0));
