@@ -132,15 +132,22 @@ fn every_example_delivers_what_its_printed_curl_lines_post() {
     for folder in folders() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let target = Recorder::answering(|_| Reply::full(200, &[("Content-Type", "application/json")], b"{}"));
+        let documents = documents(&folder);
+        let rules: usize =
+            documents.iter().filter_map(|document| document["spec"]["rules"].as_array()).map(Vec::len).sum();
+        assert!(rules > 0, "{name}: no rule can be tried");
         let mut setup = Setup::folder(&folder);
-        for document in documents(&folder) {
+        for document in &documents {
             if let Some(service) = document.pointer("/spec/target/serviceRef/name").and_then(Value::as_str) {
                 setup = setup.service(service, &target.url());
             }
         }
         let run = start(setup);
-        let printed: Vec<String> = run.log().into_iter().filter(|line| line.contains("curl ")).collect();
-        assert!(!printed.is_empty(), "{name}: no curl line is printed");
+        // The lines come after the one that says it is ready.
+        let printed = eventually(&format!("{name}: a curl line for each of {rules} rules"), seconds(5), || {
+            let lines: Vec<String> = run.log().into_iter().filter(|line| line.starts_with("try: curl ")).collect();
+            (lines.len() == rules).then_some(lines)
+        });
         for line in printed {
             let before = target.count();
             let curl = Curl::read(&line, &folder);
