@@ -9,7 +9,7 @@ use super::session::{End, Narrow, Session};
 use super::work;
 
 /// Most bytes of messages in our hands; above it what was not started goes back.
-const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 /// How long a small window is kept after messages were too large for the usual one.
 const NARROW_FOR: Duration = Duration::from_secs(60);
 /// How long a tick waits for a message that was counted and is not there any more (a purge, another consumer).

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::held::{Held, Memory, Phase};
+use super::limits::MAX_HELD_BYTES;
 use super::noise::Noise;
 use super::orders::{Order, Orders};
 use super::pacing::{Pacing, Start};
@@ -191,11 +192,21 @@ impl<'a> Session<'a> {
                 () = timer.as_mut(), if wake.is_some() => {}
                 // The store bounds what it hands out. Asked also when nothing more may come: so a consumer that is
                 // gone is seen at once, not at the next acknowledgement.
-                taken = next_of(&mut self.consumer), if self.ending.is_none() => match taken {
-                    Ok(delivery) => self.took(delivery),
-                    Err(error) => self.lost(error),
-                },
+                taken = next_of(&mut self.consumer), if self.ending.is_none() => self.took_all(taken),
             }
+        }
+    }
+
+    /// Takes what is handed out, and all else that is there: no more than a window, nor than may be held.
+    fn took_all(&mut self, first: Result<Delivery, StoreError>) {
+        let mut next = Some(first);
+        while let Some(taken) = next {
+            match taken {
+                Ok(delivery) => self.took(delivery),
+                Err(error) => return self.lost(error),
+            }
+            let enough = self.batch == Some(0) || self.held.len() >= self.window || self.bytes > MAX_HELD_BYTES;
+            next = if enough { None } else { next_of(&mut self.consumer).now_or_never() };
         }
     }
 
@@ -212,6 +223,9 @@ impl<'a> Session<'a> {
         if self.ending.is_none() || matches!(why, End::Deactivated(_)) {
             tracing::debug!(processor = %self.processor.name, ?why, held = self.held.len(), "ending an attachment");
             self.ending = Some(why);
+        }
+        if let Some(consumer) = &mut self.consumer {
+            consumer.take_no_more();
         }
         self.over.cancel();
     }

@@ -20,7 +20,7 @@ use crate::core::deactivation::Deactivation;
 use crate::store::{Connection, StoreError};
 
 /// Most messages of one attachment of a polling processor; larger batches come in rounds.
-const ROUND: u64 = 64;
+const ROUND: u64 = 256;
 /// After a panic, before the worker goes on.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 

@@ -26,8 +26,8 @@ const MIN_BUFFER: usize = 8 * 1024;
 /// answer and a place in the metrics; beyond it hyper answers a bare 431.
 const HEAD_ROOM: usize = 16 * 1024;
 
-/// Header lines that hyper reads; `handler` refuses fewer than that.
-const MAX_HEADERS: usize = 256;
+/// Header lines that hyper reads, and reserves for each request; `handler` refuses fewer than that.
+const MAX_HEADERS: usize = 128;
 
 /// Requests side by side on one HTTP/2 connection.
 const H2_STREAMS: u32 = 128;

@@ -78,13 +78,16 @@ impl ForwarderPlan {
         }
     }
 
-    /// How many messages are taken ahead. At 1 each delivery would wait for the broker's answer to the last ack.
+    /// How many messages are taken ahead. At 1 each delivery would wait for the broker's answer to the last ack; and
+    /// RabbitMQ keeps acknowledgements back when 32 of a channel are under way to a quorum queue, so that with less than
+    /// some 200 it waits for us then (measured on 4.0: in order 11,000/s with 64, 17,000/s with 128, 20,000/s with 256).
     pub fn window(&self) -> u16 {
         let concurrency = self.attempts_at_once();
         match self.ordering {
-            OrderingPlan::Strict => 64,
+            OrderingPlan::Strict => 256,
             OrderingPlan::PerKey(_) => concurrency.saturating_mul(16).clamp(64, 1024),
-            OrderingPlan::None => concurrency.saturating_mul(2).max(64),
+            // What one replica takes ahead the others don't have.
+            OrderingPlan::None => concurrency.saturating_mul(4).max(64),
         }
     }
 

@@ -104,6 +104,10 @@ pub trait Consumer: Send {
     /// [`next`](Self::next) hands out nothing, and ends only with the error that ends the consumer.
     fn stop_taking(&mut self);
 
+    /// Nobody asks for the next one any more; what still comes for us is neither kept nor anybody else's before all
+    /// goes back. Does not wait.
+    fn take_no_more(&mut self) {}
+
     /// Stops taking, and returns everything that is unsettled to its old place, all together. Acknowledgements
     /// given before are carried out first.
     fn give_back(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;

@@ -93,12 +93,13 @@ async fn strict_never_runs_two_whatever_concurrency_says() {
 #[tokio::test(start_paused = true)]
 async fn the_window_is_as_wide_as_the_order_needs() {
     for (plan, expected) in [
-        (plan(), 64),
+        (plan(), 256),
         (per_key(1), 64),
         (per_key(16), 256),
         (per_key(1000), 1024),
         (unordered(1), 64),
-        (unordered(100), 200),
+        (unordered(16), 64),
+        (unordered(100), 400),
     ] {
         let bench = Bench::new(plan, ScriptedTarget::answering(202));
         let _forwarder = bench.start();
@@ -122,13 +123,13 @@ async fn large_messages_are_returned_together_and_taken_in_small_numbers() {
     assert_eq!(bench.source.acked(), expected);
     assert_eq!(bench.target.hits().len(), 12);
     let log = bench.source.log();
-    assert!(log.contains(&Event::Returned(8)), "{log:?}");
+    assert!(log.contains(&Event::Returned(9)), "{log:?}");
     assert!(log.contains(&Event::Attached(1)), "{log:?}");
     // Quiet for a while, the window is wide again.
     pass(seconds(60)).await;
     bench.put([13, 14]);
     bench.drained().await;
-    assert_eq!(bench.source.log().iter().filter(|event| **event == Event::Attached(64)).count(), 2);
+    assert_eq!(bench.source.log().iter().filter(|event| **event == Event::Attached(256)).count(), 2);
 }
 
 #[tokio::test(start_paused = true)]

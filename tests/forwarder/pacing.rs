@@ -89,6 +89,6 @@ async fn an_idle_forwarder_sleeps() {
     let _forwarder = bench.start();
     until(|| bench.source.attached() == 1).await;
     pass(seconds(3600)).await;
-    assert_eq!(bench.source.log(), [Event::Attached(64)]);
+    assert_eq!(bench.source.log(), [Event::Attached(256)]);
     assert_eq!(bench.source.polls(), 1);
 }

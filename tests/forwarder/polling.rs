@@ -78,14 +78,14 @@ async fn the_gap_is_from_end_to_start_and_not_between_retries() {
 
 #[tokio::test(start_paused = true)]
 async fn a_large_batch_comes_in_rounds() {
-    let bench = Bench::new(polling(every(60_000), Some(150), 0), ScriptedTarget::answering(202));
-    bench.put(1..=200);
+    let bench = Bench::new(polling(every(60_000), Some(600), 0), ScriptedTarget::answering(202));
+    bench.put(1..=700);
     let _forwarder = bench.start();
     pass(seconds(30)).await;
-    assert_eq!((bench.target.hits().len(), bench.source.ids().len()), (150, 50));
+    assert_eq!((bench.target.hits().len(), bench.source.ids().len()), (600, 100));
     let rounds: Vec<Event> =
         bench.source.log().into_iter().filter(|event| matches!(event, Event::Attached(_))).collect();
-    assert_eq!(rounds, [Event::Attached(64), Event::Attached(64), Event::Attached(22)]);
+    assert_eq!(rounds, [Event::Attached(256), Event::Attached(256), Event::Attached(88)]);
     assert!(!bench.source.log().iter().any(|event| matches!(event, Event::Returned(1..))));
 }
 

@@ -12,11 +12,10 @@ use std::time::Duration;
 use lapin::Channel;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::claim::Claim;
-use super::line::{Came, Closed, Delivered};
+use super::line::{Arrivals, Came, Closed, Delivered};
 use super::session::{Epoch, RPC_TIMEOUT, noticed};
 use super::topology::{self, name, rpc};
 use super::wire;
@@ -42,7 +41,7 @@ pub(super) struct RabbitConsumer {
     channel: Channel,
     /// Cancels when it is dropped.
     consuming: lapin::Consumer,
-    came: mpsc::UnboundedReceiver<Came>,
+    came: Arrivals,
     unsettled: BTreeSet<u64>,
     /// The highest tag that was delivered to us.
     highest: u64,
@@ -72,7 +71,9 @@ pub(super) async fn attach(
     alone: bool,
 ) -> Result<RabbitConsumer, StoreError> {
     if !alone {
-        return consume(epoch, queue, prefetch).await;
+        let consumer = consume(epoch, queue, prefetch).await?;
+        consumer.epoch.line.limit(consumer.channel.id());
+        return Ok(consumer);
     }
     // Looked at first: what shows to everybody needs no refusal by the broker, which costs a channel.
     await_no_consumer(&epoch, queue).await?;
@@ -80,7 +81,9 @@ pub(super) async fn attach(
     let mut consumer = consume(epoch, queue, prefetch).await?;
     consumer.claim = claim;
     consumer.alone = true;
-    only(consumer).await
+    let consumer = only(consumer).await?;
+    consumer.epoch.line.limit(consumer.channel.id());
+    Ok(consumer)
 }
 
 async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<RabbitConsumer, StoreError> {
@@ -131,7 +134,7 @@ async fn only(mut consumer: RabbitConsumer) -> Result<RabbitConsumer, StoreError
     let deadline = Instant::now() + LEAVE_TIMEOUT;
     while topology::look(&consumer.epoch, &consumer.queue).await?.consumer_count() != 1 {
         if consumer.first.is_none() {
-            consumer.first = consumer.came.try_recv().ok();
+            consumer.first = consumer.came.now();
         }
         if Instant::now() >= deadline {
             if let Some(Came::Message(_)) = consumer.first {
@@ -161,16 +164,21 @@ impl RabbitConsumer {
     async fn came_next(&mut self) -> Option<Came> {
         match self.first.take() {
             Some(first) => Some(first),
-            None => self.came.recv().await,
+            None => self.came.next().await,
         }
     }
 
     fn hand_out(&mut self, delivered: Delivered) -> Delivery {
-        let Delivered { tag, redelivered, exchange, routing_key, properties, body } = delivered;
+        let Delivered { tag, redelivered, exchange, routing_key, properties: written, body } = delivered;
         self.unsettled.insert(tag);
         self.highest = self.highest.max(tag);
         // What a stranger published without an id gets one for as long as we hold it.
         let unnamed = || MessageId::new(uuid::Uuid::now_v7().to_string());
+        let properties = wire::Properties::read(&written).unwrap_or_else(|| {
+            // They were looked through, so this does not happen. If it does, the message must not stop its queue.
+            tracing::warn!(queue = self.queue, tag, "a message's properties can't be read; it has none");
+            wire::Properties::default()
+        });
         let source = wire::source(&properties, &exchange, &routing_key);
         let returned = wire::returned(&properties);
         let message = Arc::new(wire::message(&properties, body, unnamed));
@@ -197,7 +205,9 @@ impl RabbitConsumer {
     /// Whether the broker has closed the channel. Then the client library must not close it, too: each would take the
     /// other's for an answer.
     fn is_closed(&mut self) -> bool {
-        while let (None, Ok(came)) = (&self.closed, self.came.try_recv()) {
+        // To close it is to wait for the broker, which may have much to say before its answer.
+        self.epoch.line.discard(self.channel.id(), &mut self.came);
+        while let (None, Some(came)) = (&self.closed, self.came.now()) {
             if let Came::Closed(closed) = came {
                 self.closed = Some(closed);
             }
@@ -257,11 +267,16 @@ impl Consumer for RabbitConsumer {
         tags.iter().filter(|Tag(tag)| *tag > prefix).try_for_each(|Tag(tag)| self.acknowledge(*tag, false))
     }
 
+    fn take_no_more(&mut self) {
+        self.epoch.line.discard(self.channel.id(), &mut self.came);
+    }
+
     fn stop_taking(&mut self) {
         if !self.stopped {
             self.stopped = true;
             // In order with the acknowledgements: one that came first would make room for more.
             self.epoch.line.cancel(self.channel.id(), &self.consuming.tag());
+            self.epoch.line.discard(self.channel.id(), &mut self.came);
         }
     }
 
@@ -283,7 +298,7 @@ impl Consumer for RabbitConsumer {
                 closed => closed,
             };
             if let Some(claim) = self.claim.take() {
-                if !self.unsettled.is_empty() {
+                if !self.unsettled.is_empty() || self.came.threw() {
                     // A leader on another node learns of the channel's end a moment later than we do.
                     sleep(RETURNS_WITHIN).await;
                 }

@@ -89,7 +89,9 @@ async fn serve(epoch: &Arc<Epoch>, mailbox: &Mailbox) -> StoreError {
         match came {
             Some(Ok(delivery)) => {
                 let unnamed = || MessageId::new(uuid::Uuid::now_v7().to_string());
-                mailbox.take_in(wire::message(&delivery.properties, delivery.data, unnamed));
+                let written = wire::written(&delivery.properties);
+                let properties = wire::Properties::read(&written).unwrap_or_default();
+                mailbox.take_in(wire::message(&properties, delivery.data, unnamed));
             }
             Some(Err(error)) => return not_connected(&error),
             None => return StoreError::NotFound("the broker cancelled the consumer of replies".to_owned()),

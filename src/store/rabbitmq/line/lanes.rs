@@ -7,12 +7,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lapin::BasicProperties;
-use lapin::protocol::basic::parse_properties;
 use tokio::sync::mpsc;
 
+use super::arrivals::{Arrivals, Inlet, Untaken};
 use super::broken;
 use super::payload::{Head, Method};
 
@@ -55,7 +54,8 @@ pub(in crate::store::rabbitmq) struct Delivered {
     pub(in crate::store::rabbitmq) redelivered: bool,
     pub(in crate::store::rabbitmq) exchange: String,
     pub(in crate::store::rabbitmq) routing_key: String,
-    pub(in crate::store::rabbitmq) properties: BasicProperties,
+    /// Flags and values.
+    pub(in crate::store::rabbitmq) properties: Vec<u8>,
     pub(in crate::store::rabbitmq) body: Vec<u8>,
 }
 
@@ -68,7 +68,10 @@ pub(super) enum Whose {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Lanes(Mutex<Table>);
+pub(super) struct Lanes {
+    table: Mutex<Table>,
+    pub(super) untaken: Arc<Untaken>,
+}
 
 /// The lanes by their channels, while somebody looks at them.
 #[derive(Debug, Default)]
@@ -84,8 +87,7 @@ enum Lane {
     Consuming(Consuming),
 }
 
-// The queues to the watchers have no bound of their own: of confirms there are no more than publishes under way, of
-// messages no more than the consumer's prefetch.
+// The queue to who publishes has no bound of its own: of confirms there are no more than publishes under way.
 
 #[derive(Debug)]
 struct Publishing {
@@ -106,7 +108,7 @@ enum Returning {
 #[derive(Debug)]
 struct Consuming {
     coming: Option<Coming>,
-    watcher: mpsc::UnboundedSender<Came>,
+    inlet: Inlet,
 }
 
 /// A message on its way to us.
@@ -126,10 +128,27 @@ impl Lanes {
     }
 
     /// A channel consumes from now on.
-    pub(super) fn consuming(&self, channel: u16) -> mpsc::UnboundedReceiver<Came> {
-        let (watcher, came) = mpsc::unbounded_channel();
-        self.lock().add(channel, Lane::Consuming(Consuming { coming: None, watcher }));
-        came
+    pub(super) fn consuming(&self, channel: u16) -> Arrivals {
+        let (inlet, arrivals) = Inlet::new(self.untaken.clone());
+        self.lock().add(channel, Lane::Consuming(Consuming { coming: None, inlet }));
+        arrivals
+    }
+
+    /// Whoever consumes on a channel takes what comes from now on, as it comes.
+    pub(super) fn limit(&self, channel: u16) {
+        if let Some(Lane::Consuming(lane)) = self.lock().lanes.get_mut(&channel) {
+            lane.inlet.limit();
+        }
+    }
+
+    /// Nobody takes messages of a channel any more; what ends it is still said.
+    pub(super) fn discard(&self, channel: u16, arrivals: &mut Arrivals) {
+        // With the lock, so that none comes in between.
+        let mut table = self.lock();
+        if let Some(Lane::Consuming(lane)) = table.lanes.get_mut(&channel) {
+            lane.inlet.discard();
+        }
+        arrivals.clear();
     }
 
     /// From now on nobody is told anything.
@@ -140,7 +159,7 @@ impl Lanes {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,7 +232,7 @@ impl Lane {
         // Whoever does not watch any more needs not know.
         match self {
             Self::Publishing(lane) => drop(lane.watcher.send(Said::Closed(closed))),
-            Self::Consuming(lane) => drop(lane.watcher.send(Came::Closed(closed))),
+            Self::Consuming(lane) => lane.inlet.put(Came::Closed(closed)),
         }
     }
 }
@@ -272,14 +291,14 @@ impl Consuming {
                     redelivered,
                     exchange: exchange.to_owned(),
                     routing_key: routing_key.to_owned(),
-                    properties: BasicProperties::default(),
+                    properties: Vec::new(),
                     body: Vec::new(),
                 });
                 self.coming = Some(Coming { delivered, size: None });
                 Ok(Whose::Ours)
             }
             Method::Cancel => {
-                let _ = self.watcher.send(Came::Cancelled);
+                self.inlet.put(Came::Cancelled);
                 Ok(Whose::Theirs)
             }
             _ => Ok(Whose::Theirs),
@@ -291,12 +310,7 @@ impl Consuming {
             return Err(broken("the properties of a message that it does not send"));
         };
         coming.size = Some(head.size);
-        if let Ok((_, properties)) = parse_properties(head.properties) {
-            coming.delivered.properties = properties;
-        } else {
-            // They were looked through, so this does not happen. If it does, the message must not stop its queue.
-            tracing::warn!(message_id = head.message_id, "a message's properties can't be read; it has none");
-        }
+        coming.delivered.properties = head.properties.to_vec();
         coming.delivered.body = Vec::with_capacity(usize::try_from(head.size.min(RESERVE)).unwrap_or_default());
         self.complete();
         Ok(Whose::Ours)
@@ -318,7 +332,7 @@ impl Consuming {
     fn complete(&mut self) {
         let all = |coming: &mut Coming| coming.size == Some(coming.delivered.body.len() as u64);
         if let Some(Coming { delivered, .. }) = self.coming.take_if(all) {
-            let _ = self.watcher.send(Came::Message(delivered));
+            self.inlet.put(Came::Message(delivered));
         }
     }
 }

@@ -9,6 +9,7 @@
 //! The library reads and writes a pipe instead of the socket. Its frames go out whole, between ours; what we have said
 //! before it wrote a frame goes out before that frame, so that no acknowledgement comes behind the end of its channel.
 
+mod arrivals;
 mod incoming;
 mod lanes;
 mod outgoing;
@@ -29,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+pub(super) use self::arrivals::Arrivals;
 use self::incoming::{Frames, HEARTBEAT};
 use self::lanes::Lanes;
 pub(super) use self::lanes::{Came, Closed, Delivered, Said};
@@ -80,8 +82,19 @@ impl Line {
     }
 
     /// A channel consumes from now on, and its messages are acknowledged only through us. What comes.
-    pub(super) fn consuming(&self, channel: u16) -> mpsc::UnboundedReceiver<Came> {
+    pub(super) fn consuming(&self, channel: u16) -> Arrivals {
         self.lanes.consuming(channel)
+    }
+
+    /// Whoever consumes on a channel takes what comes from now on, and waits for nothing else on this line: no more is
+    /// read than is taken.
+    pub(super) fn limit(&self, channel: u16) {
+        self.lanes.limit(channel);
+    }
+
+    /// Messages of a channel are thrown away, those that are there and those that come.
+    pub(super) fn discard(&self, channel: u16, arrivals: &mut Arrivals) {
+        self.lanes.discard(channel, arrivals);
     }
 
     // On a channel that has ended nothing may be written: the broker would give the whole connection up. Whoever writes
@@ -90,12 +103,12 @@ impl Line {
     /// Publishes, mandatory; returns the tag of its confirm. Waits for nothing: what can't be written now is written
     /// later.
     pub(super) fn publish(&self, channel: u16, publication: Publication<'_>) -> Result<u64, Unsent> {
-        let properties = self.outgoing.encode(publication.properties)?;
+        self.outgoing.fits(publication.properties)?;
         let mut table = self.lanes.lock();
         // Confirms are read with the same lock: none can come before it is counted.
         let published = table.published(channel).ok_or(Unsent::Ended)?;
         *published += 1;
-        self.outgoing.publish(channel, publication, &properties);
+        self.outgoing.publish(channel, publication);
         Ok(*published)
     }
 
@@ -160,6 +173,8 @@ struct Driver<S> {
     /// So much of the first piece is written.
     written: usize,
     unflushed: bool,
+    /// Something is to be written, at the next turn.
+    gathering: bool,
     /// The broker has closed the socket.
     ended: bool,
     /// The client library has closed the pipe.
@@ -178,6 +193,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
         }
         // Before it is looked: what is said from now on wakes us.
         this.line.outgoing.writer.register(cx.waker());
+        // Whoever else is ready to say something has the turn first: what is said together is one write for us, and one
+        // read for the broker.
+        this.gathering = !this.gathering && this.line.outgoing.is_waiting();
+        if this.gathering {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         match this.advance(cx) {
             Ok(false) => Poll::Pending,
             Ok(true) => Poll::Ready(()),
@@ -210,6 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             writing: VecDeque::new(),
             written: 0,
             unflushed: false,
+            gathering: false,
             ended: false,
             left: false,
             end: Box::pin(end.cancelled_owned()),
@@ -265,7 +288,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         while let Some(piece) = self.writing.front() {
             let rest = piece.as_ref().get(self.written..).unwrap_or_default();
             if rest.is_empty() {
-                self.writing.pop_front();
+                if let Some(Piece::Made(used)) = self.writing.pop_front() {
+                    self.line.outgoing.reuse(used);
+                }
                 self.written = 0;
                 continue;
             }
@@ -285,6 +310,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         if self.ended || self.theirs.len() - self.passed >= BACKLOG {
+            return Ok(false);
+        }
+        if self.line.lanes.untaken.poll_room(cx).is_pending() {
             return Ok(false);
         }
         let mut room = ReadBuf::new(self.frames.room());

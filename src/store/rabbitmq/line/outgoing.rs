@@ -7,8 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use lapin::BasicProperties;
-use lapin::protocol::basic::gen_properties;
 use lapin::types::ShortString;
 
 use super::incoming::{BODY, FRAME_END, FRAME_HEAD, FRAME_OVERHEAD, HEADER, METHOD};
@@ -18,6 +16,9 @@ const COPIED: usize = 16 << 10;
 
 /// Bytes that are gathered in one piece.
 const PIECE: usize = 64 << 10;
+
+/// Memory that is kept for the next piece.
+const REUSED: usize = 2 * PIECE;
 
 /// Bytes to be written, in their order. No more than the windows of those who publish and consume on the connection
 /// have under way.
@@ -35,6 +36,8 @@ struct Queue {
     pieces: VecDeque<Piece>,
     /// Behind them: where the next frame goes.
     made: Vec<u8>,
+    /// A piece that was written, empty: its memory is used again.
+    used: Vec<u8>,
 }
 
 /// A run of bytes.
@@ -62,13 +65,10 @@ pub(in crate::store::rabbitmq) enum Unsent {
 pub(in crate::store::rabbitmq) struct Publication<'a> {
     pub(in crate::store::rabbitmq) exchange: &'a ShortString,
     pub(in crate::store::rabbitmq) routing_key: &'a ShortString,
-    pub(in crate::store::rabbitmq) properties: &'a BasicProperties,
+    /// Flags and values.
+    pub(in crate::store::rabbitmq) properties: &'a [u8],
     pub(in crate::store::rabbitmq) body: &'a Bytes,
 }
-
-/// Properties as they are written; they fit into a frame.
-#[derive(Debug)]
-pub(super) struct Encoded(Vec<u8>);
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
@@ -94,19 +94,16 @@ impl Outgoing {
         self.max_frame.load(Ordering::Relaxed).saturating_sub(FRAME_OVERHEAD)
     }
 
-    /// What [`Self::publish`] wants.
-    pub(super) fn encode(&self, properties: &BasicProperties) -> Result<Encoded, Unsent> {
-        // Writing to memory does not fail.
-        let written = gen_properties(properties)(Vec::with_capacity(512).into());
-        let properties = written.map(|written| written.into_inner().0).unwrap_or_default();
+    /// Whether properties fit into a frame.
+    pub(super) fn fits(&self, properties: &[u8]) -> Result<(), Unsent> {
         // Class, weight, size of the body.
         let (size, most) = (properties.len() + 12, self.most());
-        if size > most { Err(Unsent::TooLarge { size, most }) } else { Ok(Encoded(properties)) }
+        if size > most { Err(Unsent::TooLarge { size, most }) } else { Ok(()) }
     }
 
-    /// Publishes, mandatory.
-    pub(super) fn publish(&self, channel: u16, publication: Publication<'_>, properties: &Encoded) {
-        let Publication { exchange, routing_key, body, .. } = publication;
+    /// Publishes, mandatory, what [fits](Self::fits).
+    pub(super) fn publish(&self, channel: u16, publication: Publication<'_>) {
+        let Publication { exchange, routing_key, properties, body } = publication;
         let most = self.most();
         let mut queue = self.lock();
         frame(&mut queue.made, METHOD, channel, |made| {
@@ -118,7 +115,7 @@ impl Outgoing {
         frame(&mut queue.made, HEADER, channel, |made| {
             made.extend([0, 60, 0, 0]);
             made.extend((body.len() as u64).to_be_bytes());
-            made.extend_from_slice(&properties.0);
+            made.extend_from_slice(properties);
         });
         for from in (0..body.len()).step_by(most.max(1)) {
             let part = from..body.len().min(from + most);
@@ -160,7 +157,23 @@ impl Outgoing {
         let mut queue = self.lock();
         to.append(&mut queue.pieces);
         if !queue.made.is_empty() {
-            to.push_back(Piece::Made(std::mem::take(&mut queue.made)));
+            let next = std::mem::take(&mut queue.used);
+            to.push_back(Piece::Made(std::mem::replace(&mut queue.made, next)));
+        }
+    }
+
+    /// Whether there is something to write.
+    pub(super) fn is_waiting(&self) -> bool {
+        let queue = self.lock();
+        !queue.made.is_empty() || !queue.pieces.is_empty()
+    }
+
+    /// Takes the memory of a piece that is written.
+    pub(super) fn reuse(&self, mut piece: Vec<u8>) {
+        let mut queue = self.lock();
+        if piece.capacity() <= REUSED && piece.capacity() > queue.used.capacity() {
+            piece.clear();
+            queue.used = piece;
         }
     }
 

@@ -1,10 +1,13 @@
 use lapin::BasicProperties;
+use lapin::protocol::basic::parse_properties;
 use lapin::types::{AMQPValue, FieldTable, generation, parsing};
 use proptest::prelude::*;
 
+use super::arrivals::MOST_UNTAKEN;
 use super::incoming::{BODY, FRAME_END, FRAME_HEAD, HEADER, METHOD};
 use super::payload::MAX_DEPTH;
 use super::*;
+use crate::store::rabbitmq::wire::written;
 
 fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![kind];
@@ -229,14 +232,15 @@ fn who_consumes_gets_whole_messages_in_pieces_of_any_size() {
         let lanes = Lanes::default();
         let mut came = lanes.consuming(1);
         assert_eq!(through(&lanes, &bytes, piece).unwrap(), frame(HEARTBEAT, 0, &[]), "{piece}");
-        let Came::Message(first) = came.try_recv().unwrap() else { panic!("no message") };
+        let Came::Message(first) = came.now().unwrap() else { panic!("no message") };
         assert_eq!((first.tag, first.redelivered, first.exchange.as_str()), (1, true, ""));
         assert_eq!(first.routing_key, "gr\u{fc}n");
-        assert_eq!(first.properties.headers().as_ref(), Some(&table));
+        assert_eq!(parse_properties(&first.properties[..]).unwrap().1.headers().as_ref(), Some(&table));
         assert_eq!(first.body, body, "{piece}");
-        let Came::Message(second) = came.try_recv().unwrap() else { panic!("no message") };
+        let Came::Message(second) = came.now().unwrap() else { panic!("no message") };
         assert_eq!((second.tag, second.exchange.as_str(), second.body.len()), (2, "orders", 0));
-        assert_eq!(second.properties.message_id().as_ref().unwrap().as_str(), "empty");
+        let (_, properties) = parse_properties(&second.properties[..]).unwrap();
+        assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "empty");
     }
 }
 
@@ -272,6 +276,7 @@ fn what_we_write_is_what_the_client_library_would_have_written() {
     let mut table = FieldTable::default();
     table.insert("http-x".into(), AMQPValue::LongString("y".into()));
     let properties = BasicProperties::default().with_message_id("id".into()).with_headers(table.clone());
+    let properties = written(&properties);
     for (size, frames) in [(0, 0), (1, 1), (4088, 1), (4089, 2), (20_000, 5)] {
         let body = bytes::Bytes::from(vec![b'x'; size]);
         let publication = Publication {
@@ -280,7 +285,8 @@ fn what_we_write_is_what_the_client_library_would_have_written() {
             properties: &properties,
             body: &body,
         };
-        outgoing.publish(1, publication, &outgoing.encode(&properties).unwrap());
+        outgoing.fits(&properties).unwrap();
+        outgoing.publish(1, publication);
         let mut pieces = VecDeque::new();
         outgoing.take(&mut pieces);
         let written: Vec<u8> = pieces.iter().flat_map(|piece| piece.as_ref().to_vec()).collect();
@@ -308,7 +314,7 @@ fn headers_beyond_a_frame_are_not_written() {
     let outgoing = Outgoing::new(4096);
     let mut table = FieldTable::default();
     table.insert("http-x".into(), AMQPValue::LongString("y".repeat(4096).into()));
-    let error = outgoing.encode(&BasicProperties::default().with_headers(table)).unwrap_err();
+    let error = outgoing.fits(&written(&BasicProperties::default().with_headers(table))).unwrap_err();
     assert!(error.to_string().contains("the broker takes at most 4088 in a frame"), "{error}");
 }
 
@@ -320,13 +326,13 @@ async fn nothing_is_written_on_a_channel_that_has_ended() {
     let publication = || Publication {
         exchange: Box::leak(Box::new("".into())),
         routing_key: Box::leak(Box::new("q".into())),
-        properties: Box::leak(Box::default()),
+        properties: &[0, 0],
         body: Box::leak(Box::default()),
     };
     assert!(line.ack(2, 1, false) && line.publish(1, publication()) == Ok(1));
     let close = |channel| frame(METHOD, channel, &[&[0, 20, 0, 40, 1, 0x96][..], &short(b"over"), &[0; 4]].concat());
     broker.write_all(&[close(1), close(2)].concat()).await.unwrap();
-    assert!(matches!(said.recv().await, Some(Said::Closed(_))) && matches!(came.recv().await, Some(Came::Closed(_))));
+    assert!(matches!(said.recv().await, Some(Said::Closed(_))) && matches!(came.next().await, Some(Came::Closed(_))));
     assert_eq!(line.publish(1, publication()), Err(Unsent::Ended));
     assert!(!line.ack(2, 2, false));
     line.cancel(2, &"tag".into());
@@ -387,6 +393,65 @@ fn line() -> (Arc<Line>, Pipe, tokio::io::DuplexStream) {
     (line, pipe, broker)
 }
 
+/// A message of a MiB.
+fn large(tag: u64) -> Vec<u8> {
+    let parts = (0..1 << 8).flat_map(|_| frame(BODY, 1, &[b'x'; 1 << 12]));
+    [deliver(tag, b"", b""), content_of(1 << 20, &[], b"id")].concat().into_iter().chain(parts).collect()
+}
+
+#[tokio::test]
+async fn no_more_is_read_than_somebody_takes() {
+    use tokio::io::AsyncWriteExt as _;
+    let (line, _pipe, mut broker) = line();
+    let mut came = line.consuming(1);
+    line.limit(1);
+    let sending = tokio::spawn(async move {
+        for tag in 1..=60 {
+            broker.write_all(&large(tag)).await.unwrap();
+        }
+        let close = [&[0, 20, 0, 40, 1, 0x96][..], &short(b"over"), &[0; 4]].concat();
+        broker.write_all(&frame(METHOD, 1, &close)).await.unwrap();
+        broker
+    });
+    let lies = || line.lanes.untaken.bytes();
+    while lies() < MOST_UNTAKEN {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(lies() < MOST_UNTAKEN + (2 << 20), "{}", lies());
+    for expected in 1..=30 {
+        let Some(Came::Message(message)) = came.next().await else { panic!("no message") };
+        assert_eq!(message.tag, expected);
+    }
+    // Nobody takes any more, and what is behind the messages comes all the same.
+    assert!(!came.threw());
+    line.discard(1, &mut came);
+    assert!(matches!(came.next().await, Some(Came::Closed(_))));
+    assert!(came.threw());
+    assert_eq!(lies(), 0);
+    sending.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_holds_nobody_up() {
+    use tokio::io::AsyncWriteExt as _;
+    let (line, _pipe, mut broker) = line();
+    let came = line.consuming(1);
+    line.limit(1);
+    let sending = tokio::spawn(async move {
+        for tag in 1..=40 {
+            broker.write_all(&large(tag)).await.unwrap();
+        }
+        broker
+    });
+    while line.lanes.untaken.bytes() < MOST_UNTAKEN {
+        tokio::task::yield_now().await;
+    }
+    drop(came);
+    sending.await.unwrap();
+    assert_eq!(line.lanes.untaken.bytes(), 0);
+}
+
 #[tokio::test]
 async fn what_was_said_before_the_client_library_wrote_goes_out_before_it() {
     use tokio::io::AsyncReadExt as _;
@@ -412,7 +477,7 @@ async fn the_end_of_a_line_reaches_all_who_wait() {
     let mut passed = Vec::new();
     let error = futures_util::AsyncReadExt::read_to_end(&mut pipe, &mut passed).await.unwrap_err();
     assert_eq!(error.to_string(), "the broker sent a frame of the unknown kind 71");
-    assert!(said.recv().await.is_none() && came.recv().await.is_none());
+    assert!(said.recv().await.is_none() && came.next().await.is_none());
     line.ended().await;
     assert!(line.publishing(3).recv().await.is_none(), "nor is anybody told who comes later");
 }

@@ -10,16 +10,20 @@
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use jiff::Timestamp;
-use lapin::types::{AMQPValue, FieldTable, ShortString, generation, parsing};
+use lapin::BasicProperties;
+use lapin::protocol::basic::gen_properties;
+
+use self::table::Value;
 
 mod read;
+mod table;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
 pub(super) use self::read::{message, returned, source};
+pub(super) use self::table::Properties;
 pub(super) use self::write::{Form, properties};
 
 /// Of headers, on the wire. One frame is 128 KiB; more closes the connection with everybody's confirms.
@@ -68,12 +72,18 @@ pub(super) enum WireError {
     Headers(usize),
 }
 
+/// Properties that the client library has read, as they lay on the wire.
+pub(super) fn written(properties: &BasicProperties) -> Vec<u8> {
+    // Writing to memory does not fail.
+    gen_properties(properties)(Vec::new().into()).map(|written| written.into_inner().0).unwrap_or_default()
+}
+
 /// Headers that the broker itself reads or writes.
 fn is_the_brokers(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    matches!(name.as_str(), "cc" | "bcc" | "x-death" | "x-delivery-count" | "x-acquired-count")
-        || name.starts_with("x-first-death-")
-        || name.starts_with("x-last-death-")
+    const NAMES: [&str; 5] = ["cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count"];
+    const STARTS: [&str; 2] = ["x-first-death-", "x-last-death-"];
+    let starts = |start: &str| name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
+    NAMES.iter().any(|one| one.eq_ignore_ascii_case(name)) || STARTS.into_iter().any(starts)
 }
 
 /// Hop-by-hop, or owned by a field or by the connection of the next hop.
@@ -98,92 +108,20 @@ fn is_not_end_to_end(name: &HeaderName) -> bool {
         || name.as_str().starts_with(OURS)
 }
 
-/// The HTTP header that a header of this name can be.
+/// The HTTP header that a header of this name can be, in lower case.
 fn http_name(name: &str) -> Option<HeaderName> {
-    HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes()).ok().filter(|name| !is_not_end_to_end(name))
+    HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| !is_not_end_to_end(name))
 }
 
-/// The HTTP header values that an AMQP value can be: one, several, or none.
-fn http_values(value: &AMQPValue) -> Vec<HeaderValue> {
-    let one = |value: &AMQPValue| value_bytes(value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
-    match value {
-        AMQPValue::FieldArray(values) => values.as_slice().iter().filter_map(one).collect(),
-        value => one(value).into_iter().collect(),
-    }
-}
-
-/// More values than a header map holds are left out, never a panic.
-fn append(headers: &mut HeaderMap, name: &HeaderName, values: Vec<HeaderValue>) {
-    for value in values {
-        let _ = headers.try_append(name.clone(), value);
-    }
-}
-
-/// An AMQP value with its type, as bytes.
-fn encoded(value: &AMQPValue) -> Vec<u8> {
-    if let AMQPValue::LongString(text) = value
-        && let Ok(length) = u32::try_from(text.len())
-    {
-        // The most of them by far.
-        return [&b"S"[..], &length.to_be_bytes(), text.as_bytes()].concat();
-    }
-    // Writing to memory does not fail; what could not be written is left out.
-    generation::gen_value(value)(Vec::new().into()).map(|written| written.into_inner().0).unwrap_or_default()
-}
-
-fn decoded(bytes: &[u8]) -> Option<AMQPValue> {
-    parsing::parse_value(bytes).ok().filter(|(rest, _)| rest.is_empty()).map(|(_, value)| value)
-}
-
-fn long(bytes: &[u8]) -> AMQPValue {
-    AMQPValue::LongString(bytes.to_vec().into())
-}
-
-fn text(value: &str) -> AMQPValue {
-    long(value.as_bytes())
-}
-
-fn get<'a>(table: &'a FieldTable, name: &str) -> Option<&'a AMQPValue> {
-    table.inner().get(name)
-}
-
-fn get_text(table: &FieldTable, name: &str) -> Option<String> {
-    String::from_utf8(value_bytes(get(table, name)?)?).ok()
-}
-
-/// The text of a value that can be an HTTP header value; others have none.
-fn value_bytes(value: &AMQPValue) -> Option<Vec<u8>> {
-    match value {
-        AMQPValue::LongString(text) => Some(text.as_bytes().to_vec()),
-        AMQPValue::ShortString(text) => Some(text.as_str().as_bytes().to_vec()),
-        AMQPValue::ByteArray(bytes) => Some(bytes.as_slice().to_vec()),
-        AMQPValue::Boolean(value) => Some(value.to_string().into_bytes()),
-        AMQPValue::Float(value) => Some(value.to_string().into_bytes()),
-        AMQPValue::Double(value) => Some(value.to_string().into_bytes()),
-        AMQPValue::Timestamp(at) => {
-            let at = Timestamp::from_second(i64::try_from(*at).ok()?).ok()?;
-            Some(at.to_string().into_bytes())
+/// Adds the HTTP header values that an AMQP value can be: one, several, or none. More than a header map holds are left
+/// out, never a panic. `false`: it can be none.
+fn append(headers: &mut HeaderMap, name: &HeaderName, value: Value<'_>) -> bool {
+    let mut any = false;
+    for value in value.elements() {
+        if let Some(value) = value.bytes().and_then(|bytes| HeaderValue::from_bytes(&bytes).ok()) {
+            let _ = headers.try_append(name.clone(), value);
+            any = true;
         }
-        other => integer(other).map(|number| number.to_string().into_bytes()),
     }
-}
-
-fn integer(value: &AMQPValue) -> Option<i64> {
-    match *value {
-        AMQPValue::ShortShortInt(n) => Some(n.into()),
-        AMQPValue::ShortShortUInt(n) => Some(n.into()),
-        AMQPValue::ShortInt(n) => Some(n.into()),
-        AMQPValue::ShortUInt(n) => Some(n.into()),
-        AMQPValue::LongInt(n) => Some(n.into()),
-        AMQPValue::LongUInt(n) => Some(n.into()),
-        AMQPValue::LongLongInt(n) => Some(n),
-        _ => None,
-    }
-}
-
-/// Names of ours are shorter than a short string by far.
-fn insert(table: &mut FieldTable, name: &str, value: AMQPValue) {
-    if let Ok(name) = ShortString::try_new(name) {
-        table.insert(name, value);
-    }
+    any
 }

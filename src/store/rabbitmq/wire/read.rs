@@ -1,55 +1,51 @@
 //! From the wire: the message that a delivery carries, and where it lay.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
-use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::table::{Properties, Table, Value, long_string};
 use super::{
     CONTENT_ENCODING_BYTES, CONTENT_TYPE_BYTES, DEADLINE, DEATH, HTTP, METHOD, ORIGINAL, OURS, PATH, QUERY, ROUTE,
-    STATUS, append, encoded, entry, get, get_text, http_name, http_values, integer, is_the_brokers, long, text,
-    value_bytes,
+    STATUS, append, entry, http_name, is_the_brokers,
 };
 use crate::core::message::{Carried, Death, Message, MessageId, Origin, ReplyTo};
 
 /// The message that a delivery carries. `fallback` is its id if it came without one.
 pub(in crate::store::rabbitmq) fn message(
-    properties: &BasicProperties,
-    body: Vec<u8>,
+    properties: &Properties<'_>,
+    body: impl Into<Bytes>,
     fallback: impl FnOnce() -> MessageId,
 ) -> Message {
-    let empty = FieldTable::default();
-    let table = properties.headers().as_ref().unwrap_or(&empty);
-    let id = match properties.message_id() {
-        Some(id) if !id.as_str().is_empty() => MessageId::new(id.as_str()),
+    let table = &properties.headers;
+    let id = match properties.message_id {
+        Some(id) if !id.is_empty() => MessageId::new(id),
         _ => fallback(),
     };
     let mut carried = Carried::default();
     let headers = headers(table, &mut carried);
-    let mut typed = |text: Option<&ShortString>, bytes: &str, kept: &'static str| {
-        let value = text.and_then(|text| HeaderValue::from_bytes(text.as_str().as_bytes()).ok());
+    let mut typed = |text: Option<&str>, bytes: &str, kept: &'static str| {
+        let value = text.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok());
         if let (Some(text), None) = (text, &value) {
-            keep(&mut carried, kept, &super::text(text.as_str()));
+            carried.push(kept, encoded(text));
         }
-        value.or_else(|| get(table, bytes).and_then(value_bytes).and_then(|b| HeaderValue::from_bytes(&b).ok()))
+        value.or_else(|| table.get(bytes).and_then(Value::bytes).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok()))
     };
-    let content_type = typed(properties.content_type().as_ref(), CONTENT_TYPE_BYTES, entry::CONTENT_TYPE);
-    let content_encoding =
-        typed(properties.content_encoding().as_ref(), CONTENT_ENCODING_BYTES, entry::CONTENT_ENCODING);
-    if let Some(kind) = properties.kind() {
-        keep(&mut carried, entry::TYPE, &text(kind.as_str()));
+    let content_type = typed(properties.content_type, CONTENT_TYPE_BYTES, entry::CONTENT_TYPE);
+    let content_encoding = typed(properties.content_encoding, CONTENT_ENCODING_BYTES, entry::CONTENT_ENCODING);
+    if let Some(kind) = properties.kind {
+        carried.push(entry::TYPE, encoded(kind));
     }
-    let reply_to = reply_to(properties, table);
-    if let (None, Some(queue)) = (&reply_to, properties.reply_to()) {
-        keep(&mut carried, entry::REPLY_TO, &text(queue.as_str()));
+    let reply_to = reply_to(properties);
+    if let (None, Some(queue)) = (&reply_to, properties.reply_to) {
+        carried.push(entry::REPLY_TO, encoded(queue));
     }
     Message {
         correlation_id: properties
-            .correlation_id()
-            .as_ref()
-            .map(|text| text.as_str().to_owned())
-            .filter(|text| !text.is_empty() && text != id.as_str()),
-        timestamp: properties.timestamp().and_then(|at| Timestamp::from_second(i64::try_from(at).ok()?).ok()),
+            .correlation_id
+            .filter(|text| !text.is_empty() && *text != id.as_str())
+            .map(str::to_owned),
+        timestamp: properties.timestamp.and_then(|at| Timestamp::from_second(i64::try_from(at).ok()?).ok()),
         content_type,
         content_encoding,
         origin: origin(table),
@@ -64,112 +60,118 @@ pub(in crate::store::rabbitmq) fn message(
 }
 
 /// Where a delivery lay, and what must not go on as it was: kept under names of ours when it is published again.
-pub(in crate::store::rabbitmq) fn source(properties: &BasicProperties, exchange: &str, routing_key: &str) -> Carried {
+pub(in crate::store::rabbitmq) fn source(properties: &Properties<'_>, exchange: &str, routing_key: &str) -> Carried {
     let mut source = Carried::default();
-    source.push(entry::EXCHANGE, encoded(&text(exchange)));
-    source.push(entry::ROUTING_KEY, encoded(&text(routing_key)));
-    if let Some(user) = properties.user_id() {
-        source.push(entry::USER_ID, encoded(&text(user.as_str())));
+    source.push(entry::EXCHANGE, encoded(exchange));
+    source.push(entry::ROUTING_KEY, encoded(routing_key));
+    if let Some(user) = properties.user_id {
+        source.push(entry::USER_ID, encoded(user));
     }
-    if let Some(expiration) = properties.expiration() {
-        source.push(entry::EXPIRATION, encoded(&text(expiration.as_str())));
+    if let Some(expiration) = properties.expiration {
+        source.push(entry::EXPIRATION, encoded(expiration));
     }
-    if let Some(at) = properties.timestamp() {
-        source.push(entry::TIMESTAMP, encoded(&AMQPValue::Timestamp(*at)));
+    if let Some(at) = properties.timestamp {
+        source.push(entry::TIMESTAMP, [&b"T"[..], &at.to_be_bytes()].concat());
     }
     // One that is carried already is the same.
-    if let Some(queue) = properties.reply_to() {
-        source.push(entry::REPLY_TO, encoded(&long(queue.as_str().as_bytes())));
+    if let Some(queue) = properties.reply_to {
+        source.push(entry::REPLY_TO, encoded(queue));
     }
     source
 }
 
 /// How often a delivery came back before: quorum queues count that, classic ones do not.
-pub(in crate::store::rabbitmq) fn returned(properties: &BasicProperties) -> u32 {
-    let count = properties.headers().as_ref().and_then(|table| get(table, "x-delivery-count")).and_then(integer);
+pub(in crate::store::rabbitmq) fn returned(properties: &Properties<'_>) -> u32 {
+    let count = properties.headers.get("x-delivery-count").and_then(Value::integer);
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
 }
 
-fn keep(carried: &mut Carried, name: impl Into<std::borrow::Cow<'static, str>>, value: &AMQPValue) {
-    let bytes = encoded(value);
-    if !bytes.is_empty() {
-        carried.push(name, bytes);
-    }
+/// A text as a value with its type.
+fn encoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() + 5);
+    long_string(&mut bytes, text.as_bytes());
+    bytes
+}
+
+fn keep(carried: &mut Carried, kind: &str, name: &str, value: Value<'_>) {
+    carried.push([kind, name].concat(), value.as_bytes().to_vec());
 }
 
 /// The HTTP headers: ours under `http-`, and of a message that came in by no route those of the other client's own
 /// names that can be HTTP headers. The other client's go on under their own names in any case.
-fn headers(table: &FieldTable, carried: &mut Carried) -> HeaderMap {
+fn headers(table: &Table<'_>, carried: &mut Carried) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let mut others: Vec<(&str, &AMQPValue)> = Vec::new();
-    for (name, value) in table.inner() {
-        let name = name.as_str();
+    let mut others: Vec<(&str, Value<'_>)> = Vec::new();
+    for (name, value) in table.iter() {
         if let Some(http) = name.strip_prefix(HTTP) {
             if let Some(http) = http_name(http) {
-                append(&mut headers, &http, http_values(value));
+                append(&mut headers, &http, value);
             }
         } else if let Some(original) = name.strip_prefix(ORIGINAL) {
-            keep(carried, format!("{}{original}", entry::ORIGINAL), value);
-        } else if !name.to_ascii_lowercase().starts_with(OURS) && !is_the_brokers(name) {
+            keep(carried, entry::ORIGINAL, original, value);
+        } else if !is_ours(name) && !is_the_brokers(name) {
             others.push((name, value));
         }
     }
     if others.is_empty() {
         return headers;
     }
-    let came_by_a_route = get(table, ROUTE).is_some();
+    let came_by_a_route = table.get(ROUTE).is_some();
     let mut derived = HeaderMap::new();
     for (name, value) in others {
         let http = http_name(name).filter(|http| !came_by_a_route && !headers.contains_key(http));
-        let values = if http.is_some() { http_values(value) } else { Vec::new() };
-        match http {
-            Some(http) if !values.is_empty() => {
-                append(&mut derived, &http, values);
-                keep(carried, format!("{}{name}", entry::HEADER), value);
-            }
-            _ => keep(carried, format!("{}{name}", entry::APART), value),
+        if http.is_some_and(|http| append(&mut derived, &http, value)) {
+            keep(carried, entry::HEADER, name, value);
+        } else {
+            keep(carried, entry::APART, name, value);
         }
     }
-    for name in derived.keys() {
-        append(&mut headers, name, derived.get_all(name).iter().cloned().collect());
+    for (name, value) in &derived {
+        // As many as a header map holds, and those are few more.
+        let _ = headers.try_append(name.clone(), value.clone());
     }
     headers
 }
 
-fn origin(table: &FieldTable) -> Option<Origin> {
+fn is_ours(name: &str) -> bool {
+    name.as_bytes().get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS.as_bytes()))
+}
+
+fn origin(table: &Table<'_>) -> Option<Origin> {
     Some(Origin {
-        method: Method::from_bytes(get_text(table, METHOD)?.as_bytes()).ok()?,
-        path: get_text(table, PATH)?,
-        query: get_text(table, QUERY),
-        route: get_text(table, ROUTE)?,
+        method: Method::from_bytes(&table.get(METHOD)?.bytes()?).ok()?,
+        path: table.text(PATH)?,
+        query: table.text(QUERY),
+        route: table.text(ROUTE)?,
     })
 }
 
-fn status(table: &FieldTable) -> Option<StatusCode> {
-    StatusCode::from_u16(u16::try_from(integer(get(table, STATUS)?)?).ok()?).ok()
+fn status(table: &Table<'_>) -> Option<StatusCode> {
+    StatusCode::from_u16(u16::try_from(table.get(STATUS)?.integer()?).ok()?).ok()
 }
 
-fn reply_to(properties: &BasicProperties, table: &FieldTable) -> Option<ReplyTo> {
-    let queue = properties.reply_to().as_ref()?.as_str();
+fn reply_to(properties: &Properties<'_>) -> Option<ReplyTo> {
+    let queue = properties.reply_to?;
     // Only ours: a reply to any queue that a stranger names would let him write into other people's queues.
-    get_text(table, ROUTE)?;
+    properties.headers.text(ROUTE)?;
     if !queue.starts_with("amq.gen-") {
         return None;
     }
-    Some(ReplyTo { queue: queue.to_owned(), deadline: get_text(table, DEADLINE)?.parse().ok()? })
+    Some(ReplyTo { queue: queue.to_owned(), deadline: properties.headers.text(DEADLINE)?.parse().ok()? })
 }
 
-fn death(table: &FieldTable) -> Option<Death> {
-    let field = |name: &str| get_text(table, &format!("{DEATH}{name}"));
-    let number = |name: &str| get(table, &format!("{DEATH}{name}")).and_then(integer);
+fn death(table: &Table<'_>) -> Option<Death> {
+    let field = |name: &str| table.starting(DEATH).find(|(rest, _)| *rest == name).map(|(_, value)| value);
+    let text = |name: &str| String::from_utf8(field(name)?.bytes()?.into_owned()).ok();
+    let number = |name: &str| field(name).and_then(Value::integer);
     Some(Death {
-        reason: field("reason")?,
+        reason: text("reason")?,
         attempts: number("attempts").and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         last_status: number("last-status").and_then(|n| u16::try_from(n).ok()),
-        first_at: field("first-at").and_then(|at| at.parse().ok()),
-        last_at: field("last-at").and_then(|at| at.parse().ok()),
-        last_error: field("last-error"),
-        processor: field("processor").unwrap_or_default(),
-        source: field("source").unwrap_or_default(),
+        first_at: text("first-at").and_then(|at| at.parse().ok()),
+        last_at: text("last-at").and_then(|at| at.parse().ok()),
+        last_error: text("last-error"),
+        processor: text("processor").unwrap_or_default(),
+        source: text("source").unwrap_or_default(),
     })
 }

@@ -2,19 +2,37 @@
 
 use bytes::Bytes;
 use http::Method;
-use lapin::BasicProperties;
-use lapin::types::{DecimalValue, FieldArray};
+use jiff::Timestamp;
+use lapin::protocol::basic::parse_properties;
+use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, ShortString};
 use proptest::prelude::*;
 
 use super::*;
 use crate::core::message::{Carried, Death, Message, MessageId, Origin, ReplyTo};
 
+/// As the client library reads it.
 fn written(message: &Message) -> BasicProperties {
-    properties(message, Timestamp::UNIX_EPOCH, Form::Full).unwrap()
+    written_in(message, Form::Full)
+}
+
+fn written_in(message: &Message, form: Form) -> BasicProperties {
+    let bytes = properties(message, Timestamp::UNIX_EPOCH, form).unwrap();
+    let (rest, properties) = parse_properties(&bytes[..]).unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+    properties
 }
 
 fn read(properties: &BasicProperties, body: &[u8]) -> Message {
-    super::message(properties, body.to_vec(), || MessageId::new("fallback"))
+    let bytes = super::written(properties);
+    super::message(&Properties::read(&bytes).unwrap(), body.to_vec(), || MessageId::new("fallback"))
+}
+
+fn source(properties: &BasicProperties, exchange: &str, routing_key: &str) -> Carried {
+    super::source(&Properties::read(&super::written(properties)).unwrap(), exchange, routing_key)
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
 }
 
 fn read_back(message: &Message) -> Message {
@@ -203,7 +221,7 @@ fn a_request_that_somebody_waited_for_does_not_expire_in_a_dead_letter_store() {
 #[test]
 fn the_bare_form_is_body_id_and_why_it_is_dead() {
     let delivered = strangers_properties();
-    let bare = properties(&dead(&delivered, "", "q"), Timestamp::UNIX_EPOCH, Form::Bare).unwrap();
+    let bare = written_in(&dead(&delivered, "", "q"), Form::Bare);
     let names = bare.headers().as_ref().unwrap().inner().keys().map(ShortString::as_str);
     assert!(names.clone().all(|name| name.starts_with(DEATH)), "{:?}", names.collect::<Vec<_>>());
     assert_eq!(bare.message_id().as_ref().map(ShortString::as_str), Some("theirs"));
@@ -218,6 +236,22 @@ fn entries_of_another_kind_of_store_are_left_alone() {
     message.carried.push("amqp.type", Vec::new());
     assert_eq!(written(&message).headers().as_ref().unwrap().inner().len(), 0);
     assert_eq!(read_back(&message).carried, Carried::default());
+}
+
+#[test]
+fn a_name_that_is_carried_twice_stands_there_once() {
+    let mut message = Message::new(MessageId::new("1"), "");
+    let value = |text: &str| [&b"S\0\0\0\x01"[..], text.as_bytes()].concat();
+    for kind in ["amqp.apart:a", "amqp.header:b", "amqp.original:c"] {
+        message.carried.push(kind, value("1"));
+        message.carried.push(kind, value("2"));
+    }
+    message.headers.append("b", HeaderValue::from_static("2"));
+    let bytes = properties(&message, Timestamp::UNIX_EPOCH, Form::Full).unwrap();
+    let count = |name: &[u8]| bytes.windows(name.len()).filter(|window| *window == name).count();
+    assert_eq!([count(b"\x01aS"), count(b"\x01bS"), count(b"original-cS")], [1; 3]);
+    let table = written(&message).headers().clone().unwrap();
+    assert!(table.inner().values().all(|value| *value == text("2")), "the last one counts: {table:?}");
 }
 
 #[test]
@@ -263,13 +297,13 @@ fn no_caller_writes_a_header_that_means_something_to_the_broker() {
 #[test]
 fn a_strangers_headers_become_http_headers_where_they_can() {
     let mut table = FieldTable::default();
-    insert(&mut table, "Company", text("WSO2"));
-    insert(&mut table, "retries", AMQPValue::LongInt(3));
-    insert(&mut table, "not a name", text("x"));
-    insert(&mut table, "Connection", text("close"));
-    insert(&mut table, "x-death", text("x"));
-    insert(&mut table, "bad", text("a\r\nb"));
-    insert(&mut table, "nested", AMQPValue::FieldTable(FieldTable::default()));
+    table.insert("Company".into(), text("WSO2"));
+    table.insert("retries".into(), AMQPValue::LongInt(3));
+    table.insert("not a name".into(), text("x"));
+    table.insert("Connection".into(), text("close"));
+    table.insert("x-death".into(), text("x"));
+    table.insert("bad".into(), text("a\r\nb"));
+    table.insert("nested".into(), AMQPValue::FieldTable(FieldTable::default()));
     let message = read(&BasicProperties::default().with_headers(table), &[1]);
     assert_eq!(message.id.as_str(), "fallback");
     assert_eq!(message.headers.len(), 2);
@@ -288,6 +322,17 @@ fn what_does_not_fit_a_frame_is_refused_before_it_is_sent() {
 }
 
 proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), flags in any::<u16>()) {
+        for bytes in [bytes.clone(), [&flags.to_be_bytes()[..], &bytes].concat()] {
+            if let Some(properties) = Properties::read(&bytes) {
+                super::message(&properties, Vec::new(), || MessageId::new("fallback"));
+                super::source(&properties, "", "");
+                super::returned(&properties);
+            }
+        }
+    }
+
     #[test]
     fn any_headers_and_body_come_back(
         pairs in proptest::collection::vec(("[a-z][a-z0-9-]{0,20}", proptest::collection::vec(32u8..=255, 0..40)), 0..20),
