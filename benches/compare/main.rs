@@ -7,7 +7,7 @@
 //!
 //! - `amqp`: a minimal client, for the broker's limit. `spike`: with it, the least that can do the job. `peer`: Node.
 //! - `load`, `backend`: who sends and who is delivered to. `contenders`: who is in between, and how each is started.
-//! - `measure`, `growth`: what is done with them. `table`: what is printed.
+//! - `measure`, `growth`: what is done with them. `table`, `aims`: what is printed.
 //!
 //! Settings, by environment: `ROUNDS` (3), `SECONDS` (2, of each measurement), `ONLY`
 //! (`limits,perftest,ingress,forward,e2e,mixed,growth`), `STORES` (`quorum,classic,embedded`), `WHO` (`stagepost,spike,node`), `SIZES`
@@ -19,6 +19,7 @@
 // Counts of a measurement are far below what an f64 holds exactly.
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
+mod aims;
 mod amqp;
 mod backend;
 mod body;
@@ -86,7 +87,8 @@ fn run(settings: &Settings) -> ExitCode {
             one_round(&mut bench, has_wrk, perf_test.as_ref());
         }
     }));
-    println!("{}\n\n{}", conditions(settings, &version, &bench), bench.table.print());
+    let (conditions, aims) = (conditions(settings, &version, &bench), aims::print(&bench.table, settings.rate));
+    println!("{conditions}\n\n{}\n{aims}", bench.table.print());
     let lost = bench.table.lost();
     if lost > 0 {
         eprintln!("{lost} messages were lost");

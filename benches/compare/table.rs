@@ -88,10 +88,24 @@ impl Table {
         self.0.iter().flat_map(|line| &line.samples).map(|sample| sample.lost).sum()
     }
 
+    fn line(&self, key: &Key) -> Option<&Line> {
+        self.0.iter().find(|line| line.key == *key)
+    }
+
+    /// Of a line's rounds.
+    pub fn median(&self, key: &Key, value: fn(&Sample) -> Option<f64>) -> Option<f64> {
+        middle(&self.line(key)?.samples.iter().filter_map(value).collect::<Vec<_>>())
+    }
+
+    /// Of one line to another, round by round.
+    pub fn ratio(&self, key: &Key, to: &Key, value: fn(&Sample) -> Option<f64>) -> Option<f64> {
+        middle(&ratios(self.line(key)?, self.line(to)?, value))
+    }
+
     /// The line that another is compared with, and its name beside that.
     fn compared(&self, line: &Line) -> Option<(&Line, String)> {
         let to = line.to.as_ref()?;
-        let other = self.0.iter().find(|other| other.key == *to)?;
+        let other = self.line(to)?;
         let differing = [(&to.who, &line.key.who), (&to.store, &line.key.store), (&to.what, &line.key.what)];
         let differing = differing.into_iter().filter(|(one, other)| one != other).map(|(one, _)| one.as_str());
         Some((other, differing.collect::<Vec<_>>().join(", ")))
@@ -155,10 +169,14 @@ fn ratios(line: &Line, other: &Line, value: fn(&Sample) -> Option<f64>) -> Vec<f
     line.samples.iter().filter_map(ratio).filter(|ratio| ratio.is_finite()).collect()
 }
 
-fn median(values: &[f64]) -> String {
+fn middle(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).map_or(String::new(), |value| number(*value, 2))
+    sorted.get(sorted.len() / 2).copied()
+}
+
+fn median(values: &[f64]) -> String {
+    middle(values).map_or(String::new(), |value| number(value, 2))
 }
 
 fn shown_size(size: usize) -> String {
@@ -181,7 +199,7 @@ fn spread(values: &[f64], digits: usize) -> String {
 }
 
 /// With thousands apart.
-fn number(value: f64, digits: usize) -> String {
+pub fn number(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut apart = String::new();

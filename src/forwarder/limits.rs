@@ -10,6 +10,8 @@ use super::work;
 
 /// Most bytes of messages in our hands; above it what was not started goes back.
 pub(super) const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
+/// As many as are taken ahead at least where messages fit.
+const FEW: u16 = 64;
 /// How long a small window is kept after messages were too large for the usual one.
 const NARROW_FOR: Duration = Duration::from_secs(60);
 /// How long a tick waits for a message that was counted and is not there any more (a purge, another consumer).
@@ -24,16 +26,19 @@ impl Session<'_> {
         let now = self.processor.clock.elapsed();
         let oldest = self.held.first_key_value().map(|(_, held)| held.taken);
         if oldest.is_some_and(|taken| now >= taken + self.processor.hold_limit) {
+            // Too slow for many ahead, which only come back. It may stay so for ever.
+            let few = Narrow { until: Duration::MAX, most: FEW };
+            self.state.narrow = self.state.narrow.or(Some(few));
             return self.end(End::HoldLimit);
         }
         if self.bytes > MAX_HELD_BYTES && self.may_narrow() {
-            self.state.narrow = Some(Narrow { since: now, most: self.fitting() });
+            self.state.narrow = Some(Narrow { until: now + NARROW_FOR, most: self.fitting() });
             return self.end(End::Renew);
         }
         // Under load something is always held where several attempts run side by side, and goes back this once. With
         // one at a time the window is empty after each message.
         let may_widen = self.held.is_empty() || self.processor.concurrency() > 1;
-        if may_widen && self.state.narrow.is_some_and(|narrow| now >= narrow.since + NARROW_FOR) {
+        if may_widen && self.state.narrow.is_some_and(|narrow| now >= narrow.until) {
             self.state.narrow = None;
             return self.end(End::Renew);
         }
@@ -55,11 +60,11 @@ impl Session<'_> {
         }
     }
 
-    /// How many messages as large as the largest that is held fit into what may be held.
+    /// How many messages as large as the largest that is held fit into half of what may be held.
     fn fitting(&self) -> u16 {
         let largest = self.held.values().map(|held| held.weight).max().unwrap_or(1).max(1);
-        let concurrency = self.processor.concurrency();
-        u16::try_from((MAX_HELD_BYTES / largest).clamp(1, concurrency.max(1))).unwrap_or(u16::MAX)
+        let most = self.processor.concurrency().max(FEW.into());
+        u16::try_from((MAX_HELD_BYTES / 2 / largest).clamp(1, most)).unwrap_or(u16::MAX)
     }
 
     /// A window that was made small may still be too wide.

@@ -56,11 +56,11 @@ impl State {
     }
 }
 
-/// A window that was made small, for messages too large for the usual one.
+/// A window that was made small, for messages too large for the usual one or too slow for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Narrow {
-    /// Since when.
-    pub(super) since: Duration,
+    /// Until when at least.
+    pub(super) until: Duration,
     /// Messages that are taken ahead.
     pub(super) most: u16,
 }

@@ -87,7 +87,7 @@ impl ForwarderPlan {
             OrderingPlan::Strict => 256,
             OrderingPlan::PerKey(_) => concurrency.saturating_mul(16).clamp(64, 1024),
             // What one replica takes ahead the others don't have.
-            OrderingPlan::None => concurrency.saturating_mul(4).max(64),
+            OrderingPlan::None => concurrency.saturating_mul(2).max(64),
         }
     }
 

@@ -99,7 +99,7 @@ async fn the_window_is_as_wide_as_the_order_needs() {
         (per_key(1000), 1024),
         (unordered(1), 64),
         (unordered(16), 64),
-        (unordered(100), 400),
+        (unordered(100), 200),
     ] {
         let bench = Bench::new(plan, ScriptedTarget::answering(202));
         let _forwarder = bench.start();
@@ -124,7 +124,7 @@ async fn large_messages_are_returned_together_and_taken_in_small_numbers() {
     assert_eq!(bench.target.hits().len(), 12);
     let log = bench.source.log();
     assert!(log.contains(&Event::Returned(9)), "{log:?}");
-    assert!(log.contains(&Event::Attached(1)), "{log:?}");
+    assert!(log.contains(&Event::Attached(4)), "{log:?}");
     // Quiet for a while, the window is wide again.
     pass(seconds(60)).await;
     bench.put([13, 14]);
@@ -145,7 +145,7 @@ async fn what_a_transform_made_counts_among_what_is_held() {
     until(|| bench.source.log().iter().any(|event| matches!(event, Event::Returned(_)))).await;
     let made = bench.target.hits().len();
     assert!((17..=19).contains(&made), "{made} results were held");
-    until(|| bench.source.log().contains(&Event::Attached(2))).await;
+    until(|| bench.source.log().contains(&Event::Attached(8))).await;
     bench.drained().await;
     assert_eq!(forwarder.report().delivered, 40);
 }

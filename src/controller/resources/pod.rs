@@ -37,8 +37,9 @@ const OWN_MEMORY: u64 = 128 * MIB;
 /// The largest body that an ingress takes.
 const LARGEST_BODY: u64 = 15 * MIB;
 
-/// Of the messages that a forwarder is handed ahead. All of them as large as can be is rare, and a limit reserves nothing.
-const MOST_HELD: u64 = 2048 * MIB;
+/// Of the messages that a forwarder is handed ahead, which it bounds by their bytes as well. Far more than that, and a
+/// limit reserves nothing.
+const MOST_HELD: u64 = 960 * MIB;
 
 /// The pods of one object.
 #[derive(Debug, Clone, Copy)]

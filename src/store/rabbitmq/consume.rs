@@ -70,20 +70,29 @@ pub(super) async fn attach(
     prefetch: u16,
     alone: bool,
 ) -> Result<RabbitConsumer, StoreError> {
-    if !alone {
-        let consumer = consume(epoch, queue, prefetch).await?;
-        consumer.epoch.line.limit(consumer.channel.id());
-        return Ok(consumer);
+    let mut claim = None;
+    if alone {
+        // Looked at first: what shows to everybody needs no refusal by the broker, which costs a channel.
+        await_no_consumer(&epoch, queue).await?;
+        claim = Claim::take(&epoch, queue).await?;
     }
-    // Looked at first: what shows to everybody needs no refusal by the broker, which costs a channel.
-    await_no_consumer(&epoch, queue).await?;
-    let claim = Claim::take(&epoch, queue).await?;
-    let mut consumer = consume(epoch, queue, prefetch).await?;
-    consumer.claim = claim;
-    consumer.alone = true;
-    let consumer = only(consumer).await?;
-    consumer.epoch.line.limit(consumer.channel.id());
-    Ok(consumer)
+    let mut prefetch = prefetch;
+    loop {
+        let mut consumer = consume(epoch.clone(), queue, prefetch).await?;
+        if alone {
+            consumer.claim = claim;
+            consumer.alone = true;
+            consumer = only(consumer).await?;
+        }
+        if epoch.line.limit(consumer.channel.id()) {
+            return Ok(consumer);
+        }
+        // They are larger than what can be kept while it is looked who else is there: anew with fewer at a time, of which
+        // one can always be kept.
+        claim = consumer.claim.take();
+        prefetch = (prefetch / 8).max(1);
+        Box::new(consumer).give_back().await?;
+    }
 }
 
 async fn consume(epoch: Arc<Epoch>, queue: &str, prefetch: u16) -> Result<RabbitConsumer, StoreError> {
@@ -141,6 +150,7 @@ async fn only(mut consumer: RabbitConsumer) -> Result<RabbitConsumer, StoreError
                 return Ok(consumer);
             }
             let queue = consumer.queue.clone();
+            consumer.take_no_more();
             rpc(&consumer.epoch, consumer.channel.close(200, "not alone".into())).await?;
             consumer.given_back = true;
             return Err(in_use(&queue));
@@ -200,6 +210,12 @@ impl RabbitConsumer {
     fn acknowledging(&self) -> Option<Instant> {
         let (first, last) = (self.acks.front()?, self.acks.back()?);
         (self.acks.len() == UNDER_WAY && first.elapsed() < ANSWERED_WITHIN).then(|| *last + ANSWERED_WITHIN)
+    }
+
+    /// Whether messages go back when the channel ends. A leader on another node learns of that end a moment later than
+    /// we do.
+    fn holds(&self) -> bool {
+        !self.unsettled.is_empty() || self.first.is_some() || self.came.threw()
     }
 
     /// Whether the broker has closed the channel. Then the client library must not close it, too: each would take the
@@ -298,8 +314,7 @@ impl Consumer for RabbitConsumer {
                 closed => closed,
             };
             if let Some(claim) = self.claim.take() {
-                if !self.unsettled.is_empty() || self.came.threw() {
-                    // A leader on another node learns of the channel's end a moment later than we do.
+                if self.holds() {
                     sleep(RETURNS_WITHIN).await;
                 }
                 claim.release().await;
@@ -316,7 +331,7 @@ impl Drop for RabbitConsumer {
             return;
         }
         let (channel, claim) = (self.channel.clone(), self.claim.take());
-        let (acknowledging, is_closed) = (self.acknowledging(), self.is_closed());
+        let (acknowledging, is_closed, holds) = (self.acknowledging(), self.is_closed(), self.holds());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 if let Some(until) = acknowledging {
@@ -326,6 +341,9 @@ impl Drop for RabbitConsumer {
                     noticed(&channel).await;
                 } else {
                     let _ = timeout(RPC_TIMEOUT, channel.close(200, "dropped".into())).await;
+                }
+                if claim.is_some() && holds {
+                    sleep(RETURNS_WITHIN).await;
                 }
                 // After the messages are back.
                 drop(claim);

@@ -5,6 +5,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError, PeerIncompatible};
 
+use super::connection::{MAX_HEAD, MAX_HEADER_LINES};
 use crate::core::outcome::Outcome;
 
 /// A connect that failed.
@@ -104,7 +105,7 @@ pub(super) fn of_exchange(error: &hyper::Error) -> Outcome {
 /// Why there is no answer.
 pub(super) fn describe(error: &hyper::Error) -> String {
     if error.is_parse_too_large() {
-        return "the response head is over 64 KiB or 1024 lines".to_owned();
+        return format!("the response head is over {} KiB or {MAX_HEADER_LINES} lines", MAX_HEAD >> 10);
     }
     if error.is_parse() {
         return format!("malformed response: {}", lower(&error.to_string()));

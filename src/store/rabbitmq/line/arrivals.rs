@@ -57,10 +57,11 @@ impl Untaken {
 /// What to do with messages that come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Keep all: whoever takes them waits for something else that comes on this line.
+    /// Whoever takes them waits for something else that comes on this line, so it must be read. Keep them until there
+    /// is no more room, and throw the rest away; the first one is always kept.
+    First { bytes: usize },
+    /// Keep all: no more are read than there is room for.
     All,
-    /// Keep as many as there is room for.
-    Some,
     /// Throw them away: they are not acknowledged, and go back.
     None,
 }
@@ -79,13 +80,25 @@ impl Inlet {
         let (sender, came) = mpsc::unbounded_channel();
         let thrown = Arc::<AtomicBool>::default();
         let arrivals = Arrivals { untaken: untaken.clone(), came, kept: None, thrown: thrown.clone() };
-        (Self { mode: Mode::All, untaken, came: sender, thrown }, arrivals)
+        (Self { mode: Mode::First { bytes: 0 }, untaken, came: sender, thrown }, arrivals)
     }
 
-    pub(super) fn put(&self, came: Came) {
-        let bytes = match (&came, self.mode) {
-            (Came::Message(_), Mode::None) => return self.thrown.store(true, Ordering::Release),
-            (Came::Message(delivered), Mode::Some) => delivered.properties.len() + delivered.body.len(),
+    pub(super) fn put(&mut self, came: Came) {
+        let size = match &came {
+            Came::Message(delivered) => delivered.properties.len() + delivered.body.len(),
+            Came::Cancelled | Came::Closed(_) => 0,
+        };
+        if let Mode::First { bytes } = &mut self.mode {
+            let is_first = *bytes == 0;
+            *bytes += size;
+            if !is_first && *bytes > MOST_UNTAKEN {
+                // All that follow, too: nothing may be missing in between.
+                self.mode = Mode::None;
+            }
+        }
+        let bytes = match (self.mode, &came) {
+            (Mode::None, Came::Message(_)) => return self.thrown.store(true, Ordering::Release),
+            (Mode::All, _) => size,
             _ => 0,
         };
         self.untaken.add(bytes);
@@ -94,11 +107,12 @@ impl Inlet {
         }
     }
 
-    /// From now on no more is kept than there is room for.
-    pub(super) fn limit(&mut self) {
-        if self.mode == Mode::All {
-            self.mode = Mode::Some;
+    /// From now on all is kept, and no more is read than there is room for. `false`: some were thrown away.
+    pub(super) fn limit(&mut self) -> bool {
+        if matches!(self.mode, Mode::First { .. }) {
+            self.mode = Mode::All;
         }
+        self.mode == Mode::All
     }
 
     /// From now on messages are thrown away.

@@ -134,10 +134,12 @@ impl Lanes {
         arrivals
     }
 
-    /// Whoever consumes on a channel takes what comes from now on, as it comes.
-    pub(super) fn limit(&self, channel: u16) {
-        if let Some(Lane::Consuming(lane)) = self.lock().lanes.get_mut(&channel) {
-            lane.inlet.limit();
+    /// Whoever consumes on a channel takes what comes from now on, as it comes. `false`: some were thrown away.
+    pub(super) fn limit(&self, channel: u16) -> bool {
+        match self.lock().lanes.get_mut(&channel) {
+            Some(Lane::Consuming(lane)) => lane.inlet.limit(),
+            // It has ended, as whoever consumes is told.
+            _ => true,
         }
     }
 
@@ -185,7 +187,7 @@ impl Table {
 
     pub(super) fn method(&mut self, channel: u16, method: &Method<'_>) -> io::Result<Whose> {
         if let Method::ConnectionClose { code, text } = *method {
-            for lane in self.lanes.values() {
+            for lane in self.lanes.values_mut() {
                 lane.closed(code, text);
             }
             return Ok(Whose::Theirs);
@@ -193,7 +195,7 @@ impl Table {
         let Entry::Occupied(mut entry) = self.lanes.entry(channel) else { return Ok(Whose::Theirs) };
         match *method {
             Method::ChannelClose { code, text } => {
-                entry.get().closed(code, text);
+                entry.get_mut().closed(code, text);
                 entry.remove();
                 Ok(Whose::Theirs)
             }
@@ -227,7 +229,7 @@ impl Table {
 }
 
 impl Lane {
-    fn closed(&self, code: u16, text: &str) {
+    fn closed(&mut self, code: u16, text: &str) {
         let closed = Closed { code, text: text.to_owned() };
         // Whoever does not watch any more needs not know.
         match self {

@@ -86,10 +86,10 @@ impl Line {
         self.lanes.consuming(channel)
     }
 
-    /// Whoever consumes on a channel takes what comes from now on, and waits for nothing else on this line: no more is
-    /// read than is taken.
-    pub(super) fn limit(&self, channel: u16) {
-        self.lanes.limit(channel);
+    /// Whoever consumes on a channel takes what comes from now on, whatever else it waits for: no more is read than is
+    /// taken. `false`: until now there was no room for all, and some were thrown away.
+    pub(super) fn limit(&self, channel: u16) -> bool {
+        self.lanes.limit(channel)
     }
 
     /// Messages of a channel are thrown away, those that are there and those that come.
@@ -156,6 +156,7 @@ fn broken(what: impl std::fmt::Display) -> io::Error {
 }
 
 /// Has the socket; ends with it.
+#[allow(clippy::struct_excessive_bools)] // Each direction of each side may be at an end of its own.
 struct Driver<S> {
     socket: S,
     pipe: DuplexStream,

@@ -432,6 +432,29 @@ async fn no_more_is_read_than_somebody_takes() {
     sending.await.unwrap();
 }
 
+#[test]
+fn while_it_is_looked_around_as_much_is_kept_as_there_is_room_for_and_then_nothing() {
+    for (size, kept) in [(1 << 20, 16), (20 << 20, 1)] {
+        let lanes = Lanes::default();
+        let mut came = lanes.consuming(1);
+        let parts = size >> 12;
+        for tag in 1..=20 {
+            through(&lanes, &[deliver(tag, b"", b""), content_of(size, &[], b"id")].concat(), 4096).unwrap();
+            let part = frame(BODY, 1, &[b'x'; 1 << 12]);
+            for _ in 0..parts {
+                through(&lanes, &part, 4200).unwrap();
+            }
+        }
+        let tags: Vec<u64> = std::iter::from_fn(|| came.now())
+            .map(|came| if let Came::Message(message) = came { message.tag } else { 0 })
+            .collect();
+        // Their properties count as well.
+        assert!((kept - 1..=kept).contains(&tags.len()) && !tags.is_empty(), "{tags:?}");
+        assert!(tags.iter().copied().eq(1..=tags.len() as u64), "nothing is missing in between: {tags:?}");
+        assert!(came.threw() && !lanes.limit(1));
+    }
+}
+
 #[tokio::test]
 async fn what_nobody_waits_for_any_more_holds_nobody_up() {
     use tokio::io::AsyncWriteExt as _;

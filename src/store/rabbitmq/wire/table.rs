@@ -128,10 +128,10 @@ impl<'a> Value<'a> {
 
     /// The type, and what follows it and its length.
     fn parts(self) -> (u8, &'a [u8]) {
-        match self.0 {
-            [kind @ (b'S' | b'x' | b'A' | b'F'), _, _, _, _, content @ ..] => (*kind, content),
-            [kind, content @ ..] => (*kind, content),
-            [] => (b'V', &[]),
+        let Some((kind, content)) = self.0.split_first() else { return (b'V', &[]) };
+        match kind {
+            b'S' | b'x' | b'A' | b'F' => (*kind, content.get(4..).unwrap_or_default()),
+            _ => (*kind, content),
         }
     }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
+use lapin::types::parsing;
 
 use super::table::{Property, Short, TableWriter, Value, Writer};
 use super::{
@@ -112,8 +113,8 @@ impl<'a> Carried<'a> {
     fn of(message: &'a Message) -> Self {
         let mut found = Self::default();
         for (name, value) in message.carried.iter() {
-            // Of a later version.
-            let Some(value) = Value::of(value) else { continue };
+            // Damaged, or of a later version. The broker would close the connection over it.
+            let Some(value) = Value::of(value).filter(|_| decoded(value)) else { continue };
             if let Some(name) = name.strip_prefix(entry::APART) {
                 found.apart.push((name, value));
             } else if let Some(name) = name.strip_prefix(entry::ORIGINAL) {
@@ -143,6 +144,11 @@ impl<'a> Carried<'a> {
         last_of_each(&mut found.headers, |(name, ..)| name);
         found
     }
+}
+
+/// Whether the client library can read a value, with all that is in it.
+fn decoded(value: &[u8]) -> bool {
+    parsing::parse_value(value).is_ok_and(|(rest, _)| rest.is_empty())
 }
 
 /// Sorted by name; of those with one name the last.
