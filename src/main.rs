@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // First of all: whatever speaks TLS later finds the one provider. Nobody else can have set another before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
