@@ -98,7 +98,7 @@ fn c12_a_rate_and_many_retries_never_let_the_hold_limit_reach_the_consumer_time_
 }
 
 /// What a strict processor takes ahead: it goes with its queue.
-const WINDOW: u32 = 64;
+const WINDOW: u32 = 256;
 
 /// What a user deleted is his loss: so many messages, and those in our hands. What was sent when that was over is not.
 #[track_caller]
