@@ -172,7 +172,9 @@ fn ratios(line: &Line, other: &Line, value: fn(&Sample) -> Option<f64>) -> Vec<f
 fn middle(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
+    // Of an even number, between the two in the middle.
+    let (below, above) = (sorted.get(sorted.len().saturating_sub(1) / 2)?, sorted.get(sorted.len() / 2)?);
+    Some(f64::midpoint(*below, *above))
 }
 
 fn median(values: &[f64]) -> String {
@@ -194,7 +196,9 @@ fn spread(values: &[f64], digits: usize) -> String {
     match sorted[..] {
         [] => String::new(),
         [one] => number(one, digits),
-        [first, .., last] => [first, sorted[sorted.len() / 2], last].map(|value| number(value, digits)).join(" / "),
+        [first, .., last] => {
+            [first, middle(&sorted).unwrap_or(first), last].map(|value| number(value, digits)).join(" / ")
+        }
     }
 }
 
