@@ -27,7 +27,7 @@ const MIN_BUFFER: usize = 8 * 1024;
 const HEAD_ROOM: usize = 16 * 1024;
 
 /// Header lines that hyper reads, and reserves for each request; `handler` refuses fewer than that.
-const MAX_HEADERS: usize = 128;
+const MAX_HEADERS: usize = 256;
 
 /// Requests side by side on one HTTP/2 connection.
 const H2_STREAMS: u32 = 128;

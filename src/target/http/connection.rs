@@ -29,7 +29,7 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 /// Header lines in a response head. Far beyond what servers send; hyper reserves so many for each response, which costs
 /// 10 instructions a line.
-pub(super) const MAX_HEADER_LINES: usize = 256;
+pub(super) const MAX_HEADER_LINES: usize = 512;
 
 /// A connection to the target with at most one exchange on it.
 pub(super) struct Connection {
