@@ -14,8 +14,8 @@ use crate::core::poison::SUSPECTED_AFTER;
 use crate::expression::Content;
 use crate::store::Delivery;
 
-/// Most histories that are kept of returned messages: two windows of the widest, many of most. Beyond it the oldest is forgotten, and that
-/// message starts at attempt 1, as after a crash.
+/// Most histories that are kept of returned messages: two windows of the widest, many of most. Beyond it the oldest is
+/// forgotten, and that message starts at attempt 1, as after a crash.
 const MAX_REMEMBERED: usize = 8192;
 /// Most bytes of an error text in a dead letter, a record or a status.
 const MAX_ERROR_BYTES: usize = 1024;

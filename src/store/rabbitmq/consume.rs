@@ -222,7 +222,7 @@ impl RabbitConsumer {
     /// other's for an answer.
     fn is_closed(&mut self) -> bool {
         // To close it is to wait for the broker, which may have much to say before its answer.
-        self.epoch.line.discard(self.channel.id(), &mut self.came);
+        self.take_no_more();
         while let (None, Some(came)) = (&self.closed, self.came.now()) {
             if let Came::Closed(closed) = came {
                 self.closed = Some(closed);
@@ -292,7 +292,7 @@ impl Consumer for RabbitConsumer {
             self.stopped = true;
             // In order with the acknowledgements: one that came first would make room for more.
             self.epoch.line.cancel(self.channel.id(), &self.consuming.tag());
-            self.epoch.line.discard(self.channel.id(), &mut self.came);
+            self.take_no_more();
         }
     }
 
